@@ -1,0 +1,108 @@
+"""The endless stream of transformed batches a training loop needs, gathered on the device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["TRANSFORMS", "Batches", "check_transform"]
+
+
+def _scale(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Grey levels in [0, 1]."""
+    return pixels / 255
+
+
+def _binarize(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Bits with p(1) = pixel / 255, drawn afresh each time: r is uniform on 0 … 254, so p(r < v) = v/255."""
+    threshold = torch.randint(255, pixels.shape, dtype=torch.uint8, device=pixels.device, generator=generator)
+    return (threshold < pixels).to(torch.get_default_dtype())
+
+
+def _dequantize(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform noise inside each grey level: (pixel + u) / 256 with u ~ U[0, 1)."""
+    noise = torch.rand(pixels.shape, device=pixels.device, generator=generator)
+    return (pixels + noise) / 256
+
+
+TRANSFORMS: dict[str | None, Callable[[Tensor, torch.Generator], Tensor]] = {
+    None: _scale,
+    "binarize": _binarize,
+    "dequantize": _dequantize,
+}
+
+
+class Batches:
+    """An endless iterator of random batches, gathered and transformed on the device.
+
+    Each pass visits every example once, in a new order; what is left over when the batch size does not
+    divide their number waits for the next pass. Two iterators with equal arguments give equal batches, and
+    `state_dict` / `load_state_dict` continue one exactly where it stopped.
+
+    Args:
+        tensors: one or more tensors with the same first axis; several are gathered together.
+        batch_size: examples per batch.
+        transform: a name from `TRANSFORMS`, applied to the first tensor, which must then be uint8;
+            or "identity", which leaves tensors of any type alone.
+        seed: of the order and of the transform's noise.
+
+    Yields:
+        the batch of the only tensor, or a tuple with one batch per tensor.
+    """
+
+    def __init__(
+        self, *tensors: Tensor, batch_size: int = 100, transform: str | None = "identity", seed: int = 0
+    ) -> None:
+        if not tensors or len(tensors[0]) == 0:
+            raise ValueError("Batches needs at least one example, got an empty data set")
+        sizes = [len(tensor) for tensor in tensors]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"tensors must have equally many examples, got {sizes}")
+        if not 1 <= batch_size <= sizes[0]:
+            raise ValueError(f"batch_size must be between 1 and the {sizes[0]} examples, got {batch_size}")
+        if transform != "identity":
+            check_transform(transform, tensors[0])
+        self.tensors, self.batch_size, self.transform = tensors, batch_size, transform
+        self.generator = torch.Generator(tensors[0].device).manual_seed(seed)
+        self.order, self.position = self._shuffle(), 0
+
+    def _shuffle(self) -> Tensor:
+        return torch.randperm(len(self.tensors[0]), generator=self.generator, device=self.tensors[0].device)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Any:
+        if self.position + self.batch_size > len(self.order):
+            self.order, self.position = self._shuffle(), 0
+        index = self.order[self.position : self.position + self.batch_size]
+        self.position += self.batch_size
+        first, *rest = (tensor.index_select(0, index) for tensor in self.tensors)
+        if self.transform != "identity":
+            first = TRANSFORMS[self.transform](first, self.generator)
+        return (first, *rest) if rest else first
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the next batches: the order, the place in it, the generator."""
+        return {"order": self.order, "position": self.position, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the iterator that gave `state` had stopped."""
+        if len(state["order"]) != len(self.order):
+            raise ValueError(
+                f"the saved order is of {len(state['order'])} examples, this data set has {len(self.order)}"
+            )
+        self.order, self.position = state["order"].to(self.order.device), state["position"]
+        self.generator.set_state(state["generator"].cpu())
+
+
+def check_transform(transform: str | None, pixels: Tensor) -> None:
+    """Refuse an unknown transform, or pixels that are not 8-bit integers."""
+    if transform not in TRANSFORMS:
+        raise ValueError(f"transform must be one of {list(TRANSFORMS)}, got {transform!r}")
+    if pixels.dtype != torch.uint8:
+        raise ValueError(
+            f"transform={transform!r} needs uint8 pixels in 0 … 255, got {pixels.dtype}; "
+            "for other tensors use Batches(…, transform='identity')"
+        )

@@ -1,0 +1,198 @@
+r"""Bounds on log p(x), and the objectives built from them: what turns a model into a method.
+
+Everything here works on the three methods of `LatentVariableModel` and knows no model by name.
+Values are per example and in nats; only the objectives average over the batch.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl_divergence
+
+from course_lib.distributions import log_mean_exp
+from course_lib.latent_variable_model import LatentVariableModel
+
+__all__ = [
+    "Elbo",
+    "NegativeElbo",
+    "NegativeIwaeBound",
+    "elbo",
+    "estimate_log_likelihood",
+    "iwae_bound",
+    "log_importance_weights",
+]
+
+
+class Elbo(NamedTuple):
+    r"""An evidence lower bound and its two terms, each of shape (\*batch,), in nats."""
+
+    value: Tensor
+    """reconstruction − β · kl"""
+    reconstruction: Tensor
+    """the sampled average of log p(x | z)"""
+    kl: Tensor
+    """KL(q(z | x) ‖ p(z)), exact if `closed_form_kl`, else averaged over the same samples"""
+    closed_form_kl: bool
+    """whether torch knows this KL in closed form"""
+
+
+def elbo(model: LatentVariableModel, x: Tensor, n_samples: int = 1, beta: float = 1.0) -> Elbo:
+    r"""The evidence lower bound, as reconstruction minus KL.
+
+    .. math::
+        \mathcal L(x) = \frac1K \sum_{k=1}^K \log p_\theta(x \mid z_k)
+        - \beta\, \mathrm{KL}\bigl(q_\phi(z \mid x) \,\|\, p(z)\bigr), \qquad z_k \sim q_\phi(z \mid x)
+
+    Args:
+        model: any latent-variable model.
+        x: shape (\*batch, D).
+        n_samples: K ≥ 1.
+        beta: weight of the KL; 1 gives the bound, any other value the β-VAE's objective.
+
+    Returns:
+        an `Elbo`; every tensor has shape (\*batch,).
+
+    Source:
+        Kingma and Welling (2014), equation 3; β: Higgins et al. (2017).
+    """
+    posterior, prior = model.posterior(x), model.prior()
+    z = _draw(posterior, n_samples)
+    reconstruction = model.likelihood(z).log_prob(x).mean(0)
+    try:
+        kl, closed_form_kl = kl_divergence(posterior, prior), True
+    except NotImplementedError:  # torch's answer for a pair it has no formula for
+        kl, closed_form_kl = (posterior.log_prob(z) - prior.log_prob(z)).mean(0), False
+    return Elbo(reconstruction - beta * kl, reconstruction, kl, closed_form_kl)
+
+
+def log_importance_weights(model: LatentVariableModel, x: Tensor, n_samples: int) -> Tensor:
+    r"""The log-weights of K posterior samples.
+
+    .. math::
+        \log w_k = \log p_\theta(x \mid z_k) + \log p(z_k) - \log q_\phi(z_k \mid x),
+        \qquad z_k \sim q_\phi(z \mid x)
+
+    Every term is evaluated at the sample: putting the closed-form KL here instead would give a number
+    that is no longer a density ratio, and no longer a bound.
+
+    Args:
+        model: any latent-variable model.
+        x: shape (\*batch, D).
+        n_samples: K ≥ 1.
+
+    Returns:
+        shape (K, \*batch), in nats.
+    """
+    posterior = model.posterior(x)
+    z = _draw(posterior, n_samples)
+    return model.likelihood(z).log_prob(x) + model.prior().log_prob(z) - posterior.log_prob(z)
+
+
+def iwae_bound(model: LatentVariableModel, x: Tensor, n_samples: int) -> Tensor:
+    r"""The importance-weighted bound; K = 1 has the ELBO's mean.
+
+    .. math:: \mathcal L_K(x) = \log \frac1K \sum_{k=1}^K w_k
+
+    Args:
+        model: any latent-variable model.
+        x: shape (\*batch, D).
+        n_samples: K ≥ 1.
+
+    Returns:
+        shape (\*batch,), in nats.
+
+    Source:
+        Burda, Grosse and Salakhutdinov (2016), equation 8.
+    """
+    return log_mean_exp(log_importance_weights(model, x, n_samples), dim=0)
+
+
+@torch.no_grad()
+def estimate_log_likelihood(
+    model: LatentVariableModel, x: Tensor, n_samples: int, chunk: int = 4000
+) -> Tensor:
+    r"""The estimate of log p(x) by importance sampling with K samples, in bounded memory.
+
+    The same number as `iwae_bound`, gathered a chunk at a time: at most `chunk` (sample, example) pairs
+    exist at once, so memory does not grow with K or with the number of examples.
+
+    Args:
+        model: any latent-variable model.
+        x: shape (N, D).
+        n_samples: K ≥ 1.
+        chunk: the most pairs held at once; each costs a few D-vectors.
+
+    Returns:
+        shape (N,), in nats; in expectation a lower bound of log p(x).
+    """
+    _check_n_samples(n_samples)
+    if x.ndim != 2 or len(x) == 0:
+        raise ValueError(f"x must have shape (N, D) with N ≥ 1, got {tuple(x.shape)}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 pair, got {chunk}")
+    estimates = []
+    for examples in x.split(max(1, chunk // n_samples)):
+        log_total = examples.new_full((len(examples),), -math.inf)
+        for start in range(0, n_samples, chunk):
+            log_weights = log_importance_weights(model, examples, min(chunk, n_samples - start))
+            log_total = torch.logaddexp(log_total, log_weights.logsumexp(0))
+        estimates.append(log_total - math.log(n_samples))
+    return torch.cat(estimates)
+
+
+class NegativeElbo(nn.Module):
+    r"""The objective :math:`-\frac1B \sum_b \mathcal L(x_b)` of a VAE, in nats per example.
+
+    Args:
+        model: the latent-variable model to train.
+        beta: weight of the KL term.
+        n_samples: posterior samples per example.
+    """
+
+    def __init__(self, model: LatentVariableModel, beta: float = 1.0, n_samples: int = 1) -> None:
+        super().__init__()
+        _check_n_samples(n_samples)
+        self.model, self.beta, self.n_samples = model, beta, n_samples
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A batch of shape (B, D); the scalar to minimise."""
+        return -elbo(self.model, x, self.n_samples, self.beta).value.mean()
+
+
+class NegativeIwaeBound(nn.Module):
+    r"""The objective :math:`-\frac1B \sum_b \mathcal L_K(x_b)` of an importance-weighted autoencoder.
+
+    Args:
+        model: the latent-variable model to train.
+        n_samples: K, importance samples per example.
+    """
+
+    def __init__(self, model: LatentVariableModel, n_samples: int = 50) -> None:
+        super().__init__()
+        _check_n_samples(n_samples)
+        self.model, self.n_samples = model, n_samples
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A batch of shape (B, D); the scalar to minimise."""
+        return -iwae_bound(self.model, x, self.n_samples).mean()
+
+
+def _draw(posterior: Distribution, n_samples: int) -> Tensor:
+    r"""K samples that carry gradients to the posterior's parameters, shape (K, \*batch, \\*event)."""
+    _check_n_samples(n_samples)
+    if posterior.has_rsample:
+        return posterior.rsample((n_samples,))
+    if torch.is_grad_enabled():
+        raise ValueError(
+            f"{type(posterior).__name__} has no reparametrised sampler, so the gradient of this bound "
+            "would silently lack a term. Evaluate under torch.no_grad(), or train with a score-function "
+            "estimator."
+        )
+    return posterior.sample((n_samples,))
+
+
+def _check_n_samples(n_samples: int) -> None:
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")

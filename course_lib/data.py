@@ -1,0 +1,159 @@
+"""The image data sets of the course, held on the device as 8-bit integers."""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_lib.batches import TRANSFORMS, Batches, check_transform
+
+__all__ = ["DATASETS", "Images", "default_device", "load_images"]
+
+DATASETS = ("digits", "mnist", "fashion-mnist")
+
+
+def default_device() -> torch.device:
+    """The device named by COURSE_DEVICE, else the GPU if there is one, else the CPU."""
+    return torch.device(os.environ.get("COURSE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@dataclass(frozen=True)
+class Images:
+    """A labelled image data set held on one device.
+
+    Attributes:
+        name: the data set's name.
+        shape: height and width in pixels.
+        train: uint8 grey levels 0 … 255, shape (N, height · width).
+        train_labels: int64, shape (N,).
+        test: uint8, shape (M, height · width).
+        test_labels: int64, shape (M,).
+    """
+
+    name: str
+    shape: tuple[int, int]
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+    @property
+    def n_pixels(self) -> int:
+        """Height times width."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.train.device
+
+    def batches(
+        self, batch_size: int = 100, transform: str | None = "binarize", labels: bool = False, seed: int = 0
+    ) -> Batches:
+        """An endless stream of training batches of shape (batch_size, n_pixels), with labels if asked.
+
+        Args:
+            batch_size: images per batch.
+            transform: "binarize" (bits, drawn afresh each time), "dequantize" (uniform noise inside
+                the grey level) or None (grey levels in [0, 1]).
+            labels: yield pairs (images, labels).
+            seed: of the order and the noise.
+        """
+        tensors = (self.train, self.train_labels) if labels else (self.train,)
+        return Batches(*tensors, batch_size=batch_size, transform=transform, seed=seed)
+
+    def evaluation(self, transform: str | None = "binarize", split: str = "test", seed: int = 0) -> Tensor:
+        """A whole split, transformed once: the same seed gives the same images in every evaluation."""
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+        pixels = self.train if split == "train" else self.test
+        check_transform(transform, pixels)
+        return TRANSFORMS[transform](pixels, torch.Generator(self.device).manual_seed(seed))
+
+
+def load_images(
+    name: str | None = None, device: torch.device | str | None = None, data_dir: str | Path | None = None
+) -> Images:
+    """Load a data set once, as 8-bit integers on the device.
+
+    Args:
+        name: "digits" (1,797 handwritten 8×8 digits that come with scikit-learn; 1,500 to train, 297 to
+            test, a fixed random split), "mnist" or "fashion-mnist" (60,000 + 10,000 of 28×28). None means
+            the environment variable COURSE_DATASET, else "digits".
+        device: None means `default_device()`.
+        data_dir: folder of the downloaded sets, in torchvision's layout; None means COURSE_DATA_DIR, else
+            ~/.cache/course_lib. What is missing there is downloaded.
+
+    Raises:
+        ValueError: unknown name, or a file that is damaged.
+        ConnectionError: the set is not on disk and could not be downloaded.
+    """
+    name = name or os.environ.get("COURSE_DATASET") or "digits"
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; COURSE_DATASET and name may be one of {list(DATASETS)}")
+    if name == "digits":
+        splits = _digits()
+    else:
+        folder = data_dir or os.environ.get("COURSE_DATA_DIR") or Path.home() / ".cache" / "course_lib"
+        splits = _torchvision_images(name, Path(folder))
+    device = torch.device(device) if device is not None else default_device()
+    height, width = splits[0].shape[1:]
+    train, train_labels, test, test_labels = (split.to(device) for split in splits)
+    return Images(name, (height, width), train.flatten(1), train_labels, test.flatten(1), test_labels)
+
+
+def _digits() -> tuple[Tensor, ...]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = np.random.RandomState(0).permutation(len(bunch.target))  # the file is sorted by writer
+    pixels = torch.from_numpy(np.rint(bunch.images[order] * (255 / 16)).astype(np.uint8))  # 0 … 16 to 0 … 255
+    labels = torch.from_numpy(bunch.target[order]).long()
+    return pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]
+
+
+def _torchvision_images(name: str, folder: Path) -> tuple[Tensor, ...]:
+    from torchvision import datasets  # slow to import, so only when it is needed
+
+    dataset = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
+    raw = folder / dataset.__name__ / "raw"
+    if not all((raw / Path(filename).stem).is_file() for filename, _ in dataset.resources):
+        _download(dataset, name, folder)
+    try:
+        train, test = (dataset(str(folder), train=train, download=False) for train in (True, False))
+        splits = train.data, train.targets, test.data, test.targets
+        if not (len(train.data) == len(train.targets) and len(test.data) == len(test.targets)):
+            raise ValueError("images and labels differ in number")
+    except Exception as error:  # torchvision raises anything from AssertionError to struct.error here
+        raise ValueError(
+            f"the {name} files in {raw} are damaged ({type(error).__name__}: {error}). Delete that folder "
+            "and load again to download it, or copy the four original files there."
+        ) from error
+    return splits
+
+
+def _download(dataset: Any, name: str, folder: Path) -> None:
+    """Download beside the target and move into place only what is complete."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as partial:
+            dataset(partial, download=True)
+            target = folder / dataset.__name__
+            shutil.rmtree(target, ignore_errors=True)
+            (Path(partial) / dataset.__name__).rename(target)
+    except PermissionError as error:
+        raise PermissionError(
+            f"cannot write to {folder}, where {name} was to be downloaded. Set COURSE_DATA_DIR to a folder "
+            "you can write to, or to one that already holds the files."
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise ConnectionError(
+            f"{name} is not in {folder} and could not be downloaded ({error}). Check the network, or set "
+            "COURSE_DATA_DIR to a folder that holds it, or use COURSE_DATASET=digits, which needs none."
+        ) from error

@@ -1,0 +1,124 @@
+r"""The Gaussian and Bernoulli vectors of the course, and the Gaussian KL divergences in closed form.
+
+Every constructor returns a `torch.distributions` object whose last axis is the event, built without
+argument validation: validation reads values back from the device and would stall every training step.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Independent, Normal
+
+__all__ = [
+    "bernoulli_vector",
+    "diagonal_normal",
+    "kl_between_diagonal_normals",
+    "kl_between_normals",
+    "kl_to_standard_normal",
+    "log_mean_exp",
+]
+
+
+def diagonal_normal(mean: Tensor, std: Tensor) -> Independent:
+    r"""The Gaussian vector :math:`\mathcal N(\mu, \operatorname{diag} \sigma^2)`.
+
+    Args:
+        mean: shape (\*batch, L).
+        std: the standard deviation σ (neither σ² nor log σ), shape broadcastable to `mean`; > 0.
+
+    Returns:
+        a distribution of batch shape (\*batch,) and event shape (L,).
+    """
+    return Independent(Normal(mean, std, validate_args=False), 1, validate_args=False)
+
+
+def bernoulli_vector(logits: Tensor) -> Independent:
+    r"""A vector of independent bits with :math:`p(x_d = 1) = \sigma(\ell_d)`.
+
+    .. math:: \log p(x) = \sum_d \bigl(x_d\, \ell_d - \log(1 + e^{\ell_d})\bigr)
+
+    computed from the logits, so no pixel's probability is ever rounded to 0 or 1.
+
+    Args:
+        logits: the log-odds ℓ, shape (\*batch, D).
+
+    Returns:
+        a distribution of batch shape (\*batch,) and event shape (D,).
+    """
+    return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+
+
+def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:
+    r""":math:`\mathrm{KL}(\mathcal N(\mu, \operatorname{diag}\sigma^2) \,\|\, \mathcal N(0, I))` in nats.
+
+    .. math:: \tfrac12 \sum_d \left(\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2\right)
+
+    Args:
+        mean: μ, shape (\*batch, L).
+        std: σ > 0, shape (\*batch, L).
+
+    Returns:
+        shape (\*batch,).
+
+    Source:
+        Kingma and Welling (2014), appendix B.
+    """
+    return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(-1)
+
+
+def kl_between_diagonal_normals(mean_q: Tensor, std_q: Tensor, mean_p: Tensor, std_p: Tensor) -> Tensor:
+    r"""KL(q ‖ p) between two Gaussians with diagonal covariances, in nats.
+
+    .. math::
+        \tfrac12 \sum_d \left(\frac{\sigma_{q,d}^2 + (\mu_{q,d} - \mu_{p,d})^2}{\sigma_{p,d}^2} - 1
+        - \log\frac{\sigma_{q,d}^2}{\sigma_{p,d}^2}\right)
+
+    Args:
+        mean_q: shape (\*batch, L); likewise `std_q`, `mean_p` and `std_p`, with both std > 0.
+        std_q: standard deviations of q.
+        mean_p: means of p.
+        std_p: standard deviations of p.
+
+    Returns:
+        shape (\*batch,).
+    """
+    ratio = (std_q / std_p).square()
+    return 0.5 * (ratio + ((mean_q - mean_p) / std_p).square() - 1 - ratio.log()).sum(-1)
+
+
+def kl_between_normals(mean_q: Tensor, cov_q: Tensor, mean_p: Tensor, cov_p: Tensor) -> Tensor:
+    r"""KL(q ‖ p) between two Gaussians with full covariances, in nats.
+
+    .. math::
+        \tfrac12 \left(\operatorname{tr}(\Sigma_p^{-1}\Sigma_q)
+        + (\mu_p - \mu_q)^\top \Sigma_p^{-1} (\mu_p - \mu_q) - L
+        + \log\frac{\det\Sigma_p}{\det\Sigma_q}\right)
+
+    Args:
+        mean_q: shape (\*batch, L).
+        cov_q: Σ_q, symmetric positive definite, shape (\*batch, L, L).
+        mean_p: shape (\*batch, L).
+        cov_p: Σ_p, symmetric positive definite, shape (\*batch, L, L).
+
+    Returns:
+        shape (\*batch,).
+
+    Raises:
+        torch.linalg.LinAlgError: a covariance is not positive definite.
+    """
+    chol_q, chol_p = torch.linalg.cholesky(cov_q), torch.linalg.cholesky(cov_p)
+    whitened_chol = torch.linalg.solve_triangular(chol_p, chol_q, upper=False)
+    whitened_mean = torch.linalg.solve_triangular(chol_p, (mean_p - mean_q).unsqueeze(-1), upper=False)
+    trace, distance = whitened_chol.square().sum((-2, -1)), whitened_mean.square().sum((-2, -1))
+    half_log_det_ratio = (_log_diagonal(chol_p) - _log_diagonal(chol_q)).sum(-1)
+    return 0.5 * (trace + distance - mean_q.shape[-1]) + half_log_det_ratio
+
+
+def _log_diagonal(chol: Tensor) -> Tensor:
+    return chol.diagonal(dim1=-2, dim2=-1).log()
+
+
+def log_mean_exp(log_values: Tensor, dim: int = 0) -> Tensor:
+    r""":math:`\log \frac1K \sum_k e^{a_k}` along `dim`, without leaving log-space."""
+    return log_values.logsumexp(dim) - math.log(log_values.shape[dim])

@@ -1,0 +1,109 @@
+"""A slider over pictures drawn in advance: interactive on a page that has no kernel behind it."""
+
+import base64
+import html
+import io
+import json
+import zlib
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+__all__ = ["FrameSlider"]
+
+TEMPLATE = """
+<div class="frame-slider" id="{uid}" style="max-width: {width}px">
+  <img src="{first}" alt="{alt}" style="width: 100%; height: auto; background: white">
+  <div class="frame-slider-controls" hidden style="display: flex; gap: 0.6em; align-items: center">
+    {play}
+    <input type="range" min="0" max="{last}" value="0" step="1" aria-label="{name}" style="flex: 1">
+    <output style="min-width: 7em; font-variant-numeric: tabular-nums">{first_label}</output>
+  </div>
+  <script>
+  (() => {{
+    const root = document.getElementById("{uid}");
+    const frames = {frames}, labels = {labels};
+    const image = root.querySelector("img"), range = root.querySelector("input");
+    const controls = root.querySelector(".frame-slider-controls"), button = root.querySelector("button");
+    controls.hidden = false;
+    const show = () => {{
+      image.src = "data:image/png;base64," + frames[range.value];
+      root.querySelector("output").textContent = labels[range.value];
+    }};
+    range.addEventListener("input", show);
+    let timer = null;
+    if (button) button.addEventListener("click", () => {{
+      if (timer) {{ clearInterval(timer); timer = null; button.textContent = "▶"; return; }}
+      button.textContent = "❚❚";
+      timer = setInterval(() => {{ range.value = (+range.value + 1) % frames.length; show(); }}, {milliseconds});
+    }});
+  }})();
+  </script>
+</div>
+"""
+
+
+class FrameSlider:
+    """Pictures behind a slider, shown by a few lines of script inside the cell's own output.
+
+    The same object works in Jupyter, in a hosted notebook and on the built page, makes no request, and
+    shows its first picture where scripts are off.
+
+    Args:
+        draw: called with each value; returns the figure, which is closed afterwards.
+        values: one frame for each.
+        name: what the slider changes, read out by screen readers.
+        alt: what the pictures show.
+        label: turns a value into the text beside the slider.
+        milliseconds: between frames when playing; None shows no play button.
+        dpi: of the pictures.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[..., Figure],
+        values: Sequence[object],
+        name: str,
+        alt: str,
+        label: Callable[..., str] = str,
+        milliseconds: int | None = None,
+        dpi: int = 100,
+    ) -> None:
+        if not values:
+            raise ValueError("values must hold at least one frame, got none")
+        self.name, self.alt, self.milliseconds = name, alt, milliseconds
+        self.labels = [label(value) for value in values]
+        self.frames, self.width = [], 0
+        for value in values:
+            figure = draw(value)
+            self.frames.append(_png(figure, dpi))
+            self.width = round(figure.get_figwidth() * dpi)
+            plt.close(figure)
+
+    def __repr__(self) -> str:
+        return f"FrameSlider({self.name}: {len(self.frames)} frames)"
+
+    def _repr_html_(self) -> str:
+
+        return TEMPLATE.format(
+            uid=f"frames-{zlib.crc32(''.join(self.frames).encode()):08x}",
+            first=f"data:image/png;base64,{self.frames[0]}",
+            first_label=html.escape(self.labels[0]),
+            last=len(self.frames) - 1,
+            alt=html.escape(self.alt, quote=True),
+            name=html.escape(self.name, quote=True),
+            width=self.width,
+            play=""
+            if self.milliseconds is None
+            else '<button type="button" aria-label="play or pause">▶</button>',
+            milliseconds=self.milliseconds or 0,
+            frames=json.dumps(self.frames),
+            labels=json.dumps(self.labels),
+        )
+
+
+def _png(figure: Figure, dpi: int) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

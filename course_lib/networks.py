@@ -1,0 +1,77 @@
+"""Networks whose output is a distribution: the encoders and decoders of the course."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.distributions import Independent
+
+from course_lib.distributions import bernoulli_vector, diagonal_normal
+
+__all__ = ["BernoulliNetwork", "NormalNetwork", "mlp"]
+
+
+def mlp(n_inputs: int, hidden: Sequence[int], activation: type[nn.Module] = nn.ELU) -> nn.Sequential:
+    r"""Fully connected layers of the given widths, each followed by `activation`; shape (\*batch, width)."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(n_inputs, width), activation()]
+        n_inputs = width
+    return nn.Sequential(*layers)
+
+
+class BernoulliNetwork(nn.Module):
+    r"""h ↦ a vector of independent bits, with logits :math:`W\,\mathrm{mlp}(h) + b`.
+
+    Args:
+        n_inputs: size of the last axis of the input.
+        hidden: widths of the hidden layers.
+        n_outputs: number of bits D.
+        activation: module class applied after each hidden layer.
+    """
+
+    def __init__(
+        self, n_inputs: int, hidden: Sequence[int], n_outputs: int, activation: type[nn.Module] = nn.ELU
+    ) -> None:
+        super().__init__()
+        self.trunk = mlp(n_inputs, hidden, activation)
+        self.logits = nn.Linear([n_inputs, *hidden][-1], n_outputs)
+
+    def forward(self, inputs: Tensor) -> Independent:
+        r"""Input of shape (\*batch, n_inputs); a distribution of batch (\*batch,), event (n_outputs,)."""
+        return bernoulli_vector(self.logits(self.trunk(inputs)))
+
+
+class NormalNetwork(nn.Module):
+    r"""h ↦ :math:`\mathcal N(\mu(h), \operatorname{diag}\sigma^2(h))` with two linear heads on one trunk.
+
+    The second head gives log σ, so :math:`\sigma = \sigma_{\min} + e^{\text{head}}` is positive whatever
+    the weights.
+
+    Args:
+        n_inputs: size of the last axis of the input.
+        hidden: widths of the hidden layers.
+        n_outputs: dimension L of the Gaussian.
+        activation: module class applied after each hidden layer.
+        min_std: floor σ_min of the standard deviation. A decoder of continuous data needs one:
+            a pixel that never changes would otherwise drive σ to 0 and the density to infinity.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        hidden: Sequence[int],
+        n_outputs: int,
+        activation: type[nn.Module] = nn.ELU,
+        min_std: float = 0.0,
+    ) -> None:
+        super().__init__()
+        width = [n_inputs, *hidden][-1]
+        self.trunk = mlp(n_inputs, hidden, activation)
+        self.mean = nn.Linear(width, n_outputs)
+        self.log_std = nn.Linear(width, n_outputs)
+        self.min_std = min_std
+
+    def forward(self, inputs: Tensor) -> Independent:
+        r"""Input of shape (\*batch, n_inputs); a distribution of batch (\*batch,), event (n_outputs,)."""
+        features = self.trunk(inputs)
+        return diagonal_normal(self.mean(features), self.min_std + self.log_std(features).exp())
