@@ -1,6 +1,7 @@
 """Pictures in one style: colour-blind-safe, opaque white so that they read alike in light and dark pages."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,7 @@ __all__ = ["PALETTE", "image_grid", "plot_history", "show_images", "use_style"]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart by readers with any common colour vision."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.prop_cycle": plt.cycler(color=PALETTE),
     "axes.spines.right": False,

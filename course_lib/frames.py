@@ -36,7 +36,8 @@ TEMPLATE = """
     if (button) button.addEventListener("click", () => {{
       if (timer) {{ clearInterval(timer); timer = null; button.textContent = "▶"; return; }}
       button.textContent = "❚❚";
-      timer = setInterval(() => {{ range.value = (+range.value + 1) % frames.length; show(); }}, {milliseconds});
+      const advance = () => {{ range.value = (+range.value + 1) % frames.length; show(); }};
+      timer = setInterval(advance, {milliseconds});
     }});
   }})();
   </script>
