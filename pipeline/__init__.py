@@ -1,0 +1,1 @@
+"""How the book is made: the environment, the executed notebooks, the site, the wheel."""
