@@ -1,0 +1,49 @@
+"""What every result file says about the run that made it, and how it is written."""
+
+import datetime
+import json
+import os
+import platform
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import course_lib
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The device, threads and versions of this run."""
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else f"CPU ({_processor()})",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "course_lib": course_lib.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name, which only Linux tells in a file."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
+
+
+def peak_memory_gib() -> float:
+    """The most memory this process has held so far, interpreter and libraries included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+
+
+def write(name: str, content: dict[str, Any]) -> Path:
+    """Write `results/<name>.json`, whole or not at all."""
+    path = RESULTS / f"{name}.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    os.replace(partial, path)
+    return path

@@ -1,0 +1,142 @@
+"""Seconds for one pass over MNIST with a 784-400-50 VAE: ours, the bare matrix products, the usual idiom.
+
+    python benchmarks/training_speed.py [--threads 2] [--repeats 5]
+
+All in one process, interleaved, medians over the repeats:
+
+- products: only the matrix products of the forward and backward pass, into preallocated memory. No
+  training loop on this machine can be faster.
+- course_lib: images as uint8 on the device, `fit` with fused Adam.
+- binarised: the same with fresh bits drawn for every batch.
+- idiom: a DataLoader over torchvision's MNIST with ToTensor, and Adam as its documentation shows it.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from record import machine, write
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import MNIST
+
+from course_lib.bounds import NegativeElbo
+from course_lib.data import load_images
+from course_lib.training import fit
+from course_lib.vae import BernoulliVAE
+
+BATCH, PIXELS, HIDDEN, LATENTS = 128, 784, 400, 50
+
+
+def products(device: torch.device, steps: int) -> Callable[[], None]:
+    """The matrix products of `steps` training steps: each layer's output, weight and input gradients."""
+    layers = [(PIXELS, HIDDEN), (HIDDEN, LATENTS), (HIDDEN, LATENTS), (LATENTS, HIDDEN), (HIDDEN, PIXELS)]
+    tensors = []
+    for n_in, n_out in layers:
+        shapes = (BATCH, n_in), (n_in, n_out), (BATCH, n_out), (n_in, n_out), (BATCH, n_in)
+        tensors.append([torch.randn(shape, device=device) for shape in shapes])
+
+    def run() -> None:
+        for _ in range(steps):
+            for index, (x, weight, y, grad_weight, grad_x) in enumerate(tensors):
+                torch.mm(x, weight, out=y)
+                torch.mm(x.T, y, out=grad_weight)
+                if index > 0:  # nobody needs the gradient with respect to the images
+                    torch.mm(y, weight.T, out=grad_x)
+
+    return run
+
+
+def course(device: torch.device, steps: int, transform: str | None) -> Callable[[], None]:
+    """One pass of the course's own loop."""
+    images = load_images("mnist", device)
+    objective = NegativeElbo(BernoulliVAE(PIXELS, LATENTS, (HIDDEN,), nn.Softplus).to(device))
+    batches = images.batches(BATCH, transform)
+    return lambda: void(fit(objective, batches, steps, log_every=steps, progress=False))
+
+
+def idiom(device: torch.device, steps: int) -> Callable[[], None]:
+    """One pass of the loop most examples show."""
+    import os
+
+    root = os.environ.get("COURSE_DATA_DIR", "data")
+    loader = DataLoader(
+        MNIST(root, transform=transforms.ToTensor()), batch_size=BATCH, shuffle=True, drop_last=True
+    )
+    objective = NegativeElbo(BernoulliVAE(PIXELS, LATENTS, (HIDDEN,), nn.Softplus).to(device))
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3)
+
+    def run() -> None:
+        total = 0.0
+        for images, _labels in loader:
+            optimizer.zero_grad()
+            loss = objective(images.to(device).flatten(1))
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+
+    return run
+
+
+def void(_: object) -> None:
+    """Drop a value."""
+
+
+def seconds(run: Callable[[], None], device: torch.device) -> float:
+    """Wall-clock time of one call, the device's queue included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--device", default="cpu")
+    options = arguments.parse_args()
+    torch.set_num_threads(options.threads)
+    device, steps = torch.device(options.device), 60_000 // BATCH
+    runs = {
+        "products": products(device, steps),
+        "course_lib": course(device, steps, None),
+        "binarised": course(device, steps, "binarize"),
+        "idiom": idiom(device, steps),
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(options.repeats + 1):
+        for name, run in runs.items():
+            elapsed = seconds(run, device)
+            if repeat > 0:  # the first round warms caches up
+                times[name].append(elapsed)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(
+        f"one pass over MNIST, {steps} steps of {BATCH}, 784-400-50 VAE, {options.threads} threads, {device}"
+    )
+    for name, median in medians.items():
+        print(
+            f"{name:12s} {median:6.2f} s   {median / medians['products']:5.2f} × the products   "
+            f"{medians['idiom'] / median:5.2f} × faster than the idiom"
+        )
+    path = write(
+        f"speed_vae_{device.type}",
+        {
+            "kind": "speed",
+            "protocol": f"one pass over MNIST: {steps} steps of {BATCH}, 784-400-50 softplus VAE; medians of "
+            f"{options.repeats} interleaved repeats in one process",
+            "seconds": medians,
+            "machine": machine(),
+        },
+    )
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
