@@ -1,9 +1,9 @@
-"""Sphinx extension: publishes every executed page as a notebook, with the wheel it needs, and links to both.
+"""Sphinx extension: publishes every page with code as a notebook, and links the page to it.
 
-The notebook lies in the site's ``notebooks`` folder and the wheel in ``wheels``. Nothing about a particular
-repository or address is written down: ``COURSE_REPOSITORY`` (owner/name on GitHub) gives each page its Colab
-button, ``COURSE_SITE_URL`` the address that the first cell installs from. Both come from the environment,
-so a fork works unedited.
+The notebooks lie in the site's ``notebooks`` folder, beside ``wheels`` with the library they install. Nothing
+about a particular repository or address is written down: ``COURSE_REPOSITORY`` (owner/name on GitHub) gives
+each page its Colab button, ``COURSE_SITE_URL`` is the address that the first cell installs from. Both come
+from the environment, so a fork works unedited.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nbformat
-from colab_setup import Wheel, build_wheel, setup_cell
+from colab_setup import Wheel, find_wheel, setup_cell
 from markdown_notebook import MarkdownPage
 from myst_nb.core.read import create_nb_reader
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -92,22 +92,20 @@ def _metadata(name: str) -> dict[str, Any]:
 
 
 def publish(app: Sphinx, error: Exception | None) -> None:
-    """Write the wheel and all notebooks into the finished site."""
+    """Write all notebooks into the finished site."""
     if error is not None or app.builder.format != "html":
         return
-    site = Path(app.outdir)
-    for folder in (site / "notebooks", site / "wheels"):
-        folder.mkdir(exist_ok=True)
-    wheel = build_wheel(Path(app.srcdir, app.config.colab_project), site / "wheels")
+    wheel = find_wheel(Path(app.srcdir, app.config.colab_wheels))
+    folder = Path(app.outdir, "notebooks")
+    folder.mkdir(exist_ok=True)
     pages = [docname for docname in sorted(app.env.found_docs) if read_notebook(app, docname)]
     names = Counter(map(notebook_name, pages))
     if twice := [name for name, count in names.items() if count > 1]:
         raise ConfigError(f"several pages would be published as {twice[0]}.ipynb: rename all but one")
-    for old in (site / "notebooks").glob("*.ipynb"):
+    for old in folder.glob("*.ipynb"):
         old.unlink()
     for docname in status_iterator(pages, "writing notebooks... ", "brown", len(pages), app.verbosity):
-        path = site / "notebooks" / f"{notebook_name(docname)}.ipynb"
-        nbformat.write(published_notebook(app, docname, wheel), path)
+        nbformat.write(published_notebook(app, docname, wheel), folder / f"{notebook_name(docname)}.ipynb")
 
 
 def add_buttons(app: Sphinx, pagename: str, _template: str, context: dict[str, Any], doctree: object) -> None:
@@ -117,18 +115,14 @@ def add_buttons(app: Sphinx, pagename: str, _template: str, context: dict[str, A
     name = notebook_name(pagename)
     buttons = [entry for entry in context.get("header_buttons", []) if entry.get("label") != "launch-buttons"]
     if app.config.colab_repository:
-        url = colab_url(app.config.colab_repository, name)
-        buttons.insert(
-            0, _link(url, "Colab", "Open this page's notebook in Colab", "colab-button", COLAB_LOGO)
-        )
-    url = context["pathto"](f"notebooks/{name}.ipynb", 1)
-    download = _link(
-        url, ".ipynb", "Download this page's notebook", "download-notebook-button", "fas fa-code"
-    )
+        url, tooltip = colab_url(app.config.colab_repository, name), "Open this page's notebook in Colab"
+        buttons.insert(0, _link(url, "Colab", tooltip, "colab-button", COLAB_LOGO))
+    url, tooltip = context["pathto"](f"notebooks/{name}.ipynb", 1), "Download this page's notebook"
+    download = _link(url, ".ipynb", tooltip, "download-notebook-button", "fas fa-code")
     for group in buttons:
         if (
             group.get("label") == "download-buttons"
-        ):  # the theme offers the text source, which no front end opens
+        ):  # the theme offers the text source, of no use to a reader
             group["buttons"] = [download, *(entry for entry in group["buttons"] if entry["type"] != "link")]
     context["header_buttons"] = buttons
 
@@ -141,18 +135,16 @@ def check_config(app: Sphinx, config: Any) -> None:
     """Refuse a repository or an address that would make dead links."""
     config.colab_site_url = config.colab_site_url.rstrip("/")
     if config.colab_repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", config.colab_repository):
-        raise ConfigError(
-            f"COURSE_REPOSITORY must be owner/name (on GitHub), got {config.colab_repository!r}"
-        )
+        raise ConfigError(f"COURSE_REPOSITORY must be owner/name, got {config.colab_repository!r}")
     if config.colab_site_url and not re.match(r"https?://\S+$", config.colab_site_url):
         raise ConfigError(f"COURSE_SITE_URL must be an http(s):// address, got {config.colab_site_url!r}")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the extension; ``colab_project`` is the folder of pyproject.toml, seen from the sources."""
+    """Register the extension; ``colab_wheels`` is the folder of the wheel to publish, seen from the root."""
     app.add_config_value("colab_repository", os.environ.get("COURSE_REPOSITORY", ""), "html")
     app.add_config_value("colab_site_url", os.environ.get("COURSE_SITE_URL", ""), "html")
-    app.add_config_value("colab_project", ".", "")
+    app.add_config_value("colab_wheels", "_build/wheels", "")
     app.connect("config-inited", check_config)
     app.connect("html-page-context", add_buttons, priority=600)  # after the theme has made its own
     app.connect("build-finished", publish)

@@ -6,8 +6,6 @@ compares the content of the installed package with the content of the wheel.
 
 import hashlib
 import inspect
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +16,7 @@ from typing import NamedTuple
 def package_digest(folder: Path) -> str:
     """A digest of every file of a package, by content and name."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob("*"), key=Path.as_posix):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and "__pycache__" not in name and not path.name.startswith("."):
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -34,24 +32,17 @@ class Wheel(NamedTuple):
     sha256: str
 
 
-def build_wheel(project: Path, folder: Path) -> Wheel:
-    """Build the wheel of ``project`` into ``folder``, in place of older ones, without network.
+def find_wheel(folder: Path) -> Wheel:
+    """What the first cell must know about the one wheel of course_lib in ``folder``.
 
     Raises:
-        RuntimeError: the build failed; the message carries its last lines.
+        FileNotFoundError: there is none, or more than one.
     """
-    for old in folder.glob("course_lib-*.whl"):
-        old.unlink()
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    built = sorted(folder.glob("course_lib-*.whl"))
-    if done.returncode or len(built) != 1:
-        raise RuntimeError(f"the wheel of {project} was not built: {(done.stdout + done.stderr)[-2000:]}")
-    return read_wheel(built[0])
-
-
-def read_wheel(path: Path) -> Wheel:
-    """What the first cell must know about the wheel at ``path``."""
+    wheels = sorted(folder.glob("course_lib-*.whl"))
+    if len(wheels) != 1:
+        found = ", ".join(wheel.name for wheel in wheels) or "none"
+        raise FileNotFoundError(f"{folder} must hold one wheel of course_lib, found {found}: run make book")
+    path = wheels[0]
     with TemporaryDirectory() as unpacked, zipfile.ZipFile(path) as archive:
         archive.extractall(unpacked)
         digest = package_digest(Path(unpacked, "course_lib"))
@@ -68,17 +59,16 @@ import sys
 from pathlib import Path
 
 VERSION = "{version}"
-DIGEST = "{digest}"  # of the course_lib that this page was built and checked with
+# The content of the course_lib that this page was built and checked with
+DIGEST = "{digest}"
 
 
 {package_digest}
 
 def installed_digest():
     importlib.invalidate_caches()
-    for name in [name for name in sys.modules if name.split(".")[0] == "course_lib"]:
-        del sys.modules[name]
     package = importlib.util.find_spec("course_lib")
-    return package and package_digest(Path(package.origin).parent)
+    return package_digest(Path(package.origin).parent) if package and package.origin else None
 
 
 """
@@ -87,8 +77,10 @@ _INSTALL = """
 WHEEL = "{url}#sha256={sha256}"
 if installed_digest() != DIGEST:
     %pip install --quiet "{{WHEEL}}"
-if installed_digest() != DIGEST:  # the same version with another content was there: replace it
-    %pip install --quiet --force-reinstall --no-deps "{{WHEEL}}"
+    if installed_digest() != DIGEST:  # pip found the same version, but with another content
+        %pip install --quiet --force-reinstall --no-deps "{{WHEEL}}"
+    for name in [name for name in sys.modules if name.split(".")[0] == "course_lib"]:
+        del sys.modules[name]  # what was imported before is of the past
 if installed_digest() != DIGEST:
     raise ImportError(f"course_lib {{VERSION}} was not installed from {{WHEEL}}: see pip's message above")
 """
@@ -107,11 +99,9 @@ if found != DIGEST:
 _CHOOSE = """
 import torch
 
-import course_lib
-
-os.environ.setdefault("COURSE_DATASET", "mnist")
-os.environ.setdefault("COURSE_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
-dataset, device = os.environ["COURSE_DATASET"], os.environ["COURSE_DEVICE"]
+dataset = os.environ["COURSE_DATASET"] = os.environ.get("COURSE_DATASET") or "mnist"
+fastest = "cuda" if torch.cuda.is_available() else "cpu"
+device = os.environ["COURSE_DEVICE"] = os.environ.get("COURSE_DEVICE") or fastest
 print(f"course_lib {{VERSION}} · data set {{dataset}} · device {{device}}")
 """
 

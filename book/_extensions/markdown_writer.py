@@ -111,6 +111,8 @@ class MarkdownWriter:
         text, url = self.body(node), self.link(node.get("refuri", ""))
         return f"[{text}]({re.sub(r'[()<> ]', lambda c: f'%{ord(c[0]):02X}', url)})" if url else text
 
+    _render_number_reference = _render_reference
+
     def _render_download_reference(self, node: nodes.Element) -> str:
         return f"[{self.body(node)}]({self.site}/_downloads/{node['filename']})"
 
