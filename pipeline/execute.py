@@ -172,7 +172,7 @@ def _explain(error: Exception, notebook: NotebookNode) -> str:
         for line, cell in zip(notebook.metadata["source_map"], notebook.cells, strict=True)
         if any(output.output_type == "error" for output in cell.get("outputs", []))
     ]
-    return f"the cell at line {stopped[-1] + 1} failed\n{error}"
+    return f"the cell at line {stopped[-1]} failed\n{error}"
 
 
 def _keep(task: Task) -> None:
