@@ -21,9 +21,13 @@ def _binarize(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _dequantize(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform noise inside each grey level: (pixel + u) / 256 with u ~ U[0, 1)."""
+    """Uniform noise inside each grey level: (pixel + u) / 256 with u uniform on [0, 1) in steps of 2⁻¹⁶.
+
+    The coarse grid keeps pixel + u exact in float32. A finer u would now and then be rounded up to the next
+    grey level, and for pixel 255 to x = 1, where a logit is infinite.
+    """
     noise = torch.rand(pixels.shape, device=pixels.device, generator=generator)
-    return (pixels + noise) / 256
+    return (pixels + (noise * 2**16).floor() / 2**16) / 256
 
 
 TRANSFORMS: dict[str | None, Callable[[Tensor, torch.Generator], Tensor]] = {
