@@ -45,7 +45,7 @@ def train(arguments: argparse.Namespace) -> None:
     for name in ("steps", "checkpoint_every", "n_latents"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
-    device = torch.device(arguments.device) if arguments.device else default_device()
+    device = default_device(arguments.device)
     images = load_images(arguments.dataset, device)
     torch.manual_seed(arguments.seed)
     model = MODELS[arguments.model](images.n_pixels, arguments.n_latents, arguments.hidden).to(device)

@@ -18,9 +18,21 @@ __all__ = ["DATASETS", "Images", "default_device", "load_images"]
 DATASETS = ("digits", "mnist", "fashion-mnist")
 
 
-def default_device() -> torch.device:
-    """The device named by COURSE_DEVICE, else the GPU if there is one, else the CPU."""
-    return torch.device(os.environ.get("COURSE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+def default_device(name: torch.device | str | None = None) -> torch.device:
+    """The named device, else that of COURSE_DEVICE, else the GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    name = name or os.environ.get("COURSE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
+        raise ValueError(
+            f"cannot compute on device {str(name)!r} ({_one_line(error)}). Ask for another device, or set "
+            "COURSE_DEVICE=cpu."
+        ) from error
+    return torch.device(name)
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def load_images(
             ~/.cache/course_lib. What is missing there is downloaded.
 
     Raises:
-        ValueError: unknown name, or a file that is damaged.
+        ValueError: unknown name, a file that is damaged, or a device this machine lacks.
         ConnectionError: the set is not on disk and could not be downloaded.
     """
     name = name or os.environ.get("COURSE_DATASET") or "digits"
@@ -102,7 +114,7 @@ def load_images(
     else:
         folder = data_dir or os.environ.get("COURSE_DATA_DIR") or Path.home() / ".cache" / "course_lib"
         splits = _torchvision_images(name, Path(folder))
-    device = torch.device(device) if device is not None else default_device()
+    device = default_device(device)
     height, width = splits[0].shape[1:]
     train, train_labels, test, test_labels = (split.to(device) for split in splits)
     return Images(name, (height, width), train.flatten(1), train_labels, test.flatten(1), test_labels)
@@ -132,8 +144,8 @@ def _torchvision_images(name: str, folder: Path) -> tuple[Tensor, ...]:
             raise ValueError("images and labels differ in number")
     except Exception as error:  # torchvision raises anything from AssertionError to struct.error here
         raise ValueError(
-            f"the {name} files in {raw} are damaged ({type(error).__name__}: {error}). Delete that folder "
-            "and load again to download it, or copy the four original files there."
+            f"the {name} files in {raw} are damaged ({type(error).__name__}: {_one_line(error)}). Delete "
+            "that folder and load again to download it, or copy the four original files there."
         ) from error
     return splits
 
@@ -154,6 +166,10 @@ def _download(dataset: Any, name: str, folder: Path) -> None:
         ) from error
     except (RuntimeError, OSError) as error:
         raise ConnectionError(
-            f"{name} is not in {folder} and could not be downloaded ({error}). Check the network, or set "
-            "COURSE_DATA_DIR to a folder that holds it, or use COURSE_DATASET=digits, which needs none."
+            f"{name} is not in {folder} and could not be downloaded ({_one_line(error)}). Check the network, "
+            "or set COURSE_DATA_DIR to a folder that holds it, or use COURSE_DATASET=digits: it needs none."
         ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
