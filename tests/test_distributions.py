@@ -1,0 +1,112 @@
+"""Densities against scipy and enumeration; KL divergences against torch and quadrature."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+import torch
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+
+from course_lib.distributions import (
+    bernoulli_vector,
+    diagonal_normal,
+    kl_between_diagonal_normals,
+    kl_between_normals,
+    kl_to_standard_normal,
+    log_mean_exp,
+)
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+
+
+@pytest.fixture
+def gaussians(device):
+    """Means and standard deviations of two batches of Gaussians, shape (4, 3)."""
+    mean_q, mean_p = torch.randn(2, 4, 3).to(device)
+    std_q, std_p = (0.2 + torch.rand(2, 4, 3)).to(device)
+    return mean_q, std_q, mean_p, std_p
+
+
+def covariances(device):
+    """Two batches of positive definite matrices, shape (4, 3, 3)."""
+    factors = torch.randn(2, 4, 3, 3).to(device)
+    return factors @ factors.mT + 0.3 * torch.eye(3).to(device)
+
+
+def test_diagonal_normal_has_the_product_density(gaussians):
+    mean, std, x, _ = gaussians
+    expected = scipy.stats.norm.logpdf(x.cpu(), mean.cpu(), std.cpu()).sum(-1)
+    distribution = diagonal_normal(mean, std)
+    assert (distribution.batch_shape, distribution.event_shape) == ((4,), (3,))
+    np.testing.assert_allclose(distribution.log_prob(x).cpu(), expected, rtol=1e-12)
+
+
+def test_bernoulli_vector_sums_to_one_over_every_bit_string(device):
+    logits = 3 * torch.randn(2, 5).to(device)
+    bits = torch.tensor(list(product([0.0, 1.0], repeat=5))).to(device)
+    probability = bernoulli_vector(logits).log_prob(bits.unsqueeze(1)).exp()
+    torch.testing.assert_close(probability.sum(0), torch.ones(2).to(device))
+    expected_bits = torch.einsum("sb,sd->bd", probability, bits)
+    np.testing.assert_allclose(expected_bits.cpu(), scipy.special.expit(logits.cpu().numpy()), rtol=1e-12)
+
+
+def test_bernoulli_vector_never_rounds_a_probability_to_zero(device):
+    logits = torch.tensor([[200.0, -200.0]]).to(device)
+    assert bernoulli_vector(logits).log_prob(torch.tensor([[0.0, 1.0]]).to(device)).item() == -400.0
+
+
+def test_kl_to_standard_normal_equals_torch(gaussians):
+    mean, std, *_ = gaussians
+    standard = Normal(torch.zeros_like(mean), torch.ones_like(std))
+    expected = kl_divergence(Normal(mean, std), standard).sum(-1)
+    torch.testing.assert_close(kl_to_standard_normal(mean, std), expected)
+
+
+def test_kl_to_standard_normal_equals_the_integral_it_abbreviates():
+    q, p = scipy.stats.norm(0.8, 0.4), scipy.stats.norm(0, 1)
+    integral, _ = scipy.integrate.quad(lambda z: q.pdf(z) * (q.logpdf(z) - p.logpdf(z)), -6, 6)
+    kl = float(kl_to_standard_normal(torch.tensor([0.8]), torch.tensor([0.4])))
+    assert kl == pytest.approx(integral, abs=1e-9)
+
+
+def test_kl_between_diagonal_normals_equals_torch(gaussians):
+    mean_q, std_q, mean_p, std_p = gaussians
+    expected = kl_divergence(Normal(mean_q, std_q), Normal(mean_p, std_p)).sum(-1)
+    torch.testing.assert_close(kl_between_diagonal_normals(*gaussians), expected)
+
+
+def test_kl_between_normals_equals_torch(gaussians, device):
+    mean_q, _, mean_p, _ = gaussians
+    cov_q, cov_p = covariances(device)
+    expected = kl_divergence(MultivariateNormal(mean_q, cov_q), MultivariateNormal(mean_p, cov_p))
+    torch.testing.assert_close(kl_between_normals(mean_q, cov_q, mean_p, cov_p), expected)
+    assert not torch.allclose(kl_between_normals(mean_p, cov_p, mean_q, cov_q), expected)  # KL(p ‖ q)
+
+
+def test_kl_between_normals_broadcasts_one_prior_over_a_batch(device):
+    mean, (cov, _) = torch.randn(4, 3).to(device), covariances(device)
+    standard = torch.zeros(3).to(device), torch.eye(3).to(device)
+    expected = kl_divergence(MultivariateNormal(mean, cov), MultivariateNormal(*standard))
+    torch.testing.assert_close(kl_between_normals(mean, cov, *standard), expected)
+
+
+def test_kl_between_normals_refuses_an_indefinite_covariance():
+    mean, indefinite = torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])
+    with pytest.raises(torch.linalg.LinAlgError, match="not positive-definite"):
+        kl_between_normals(mean, torch.eye(2), mean, indefinite)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_log_mean_exp_is_the_log_of_the_mean(dim, device):
+    values = torch.randn(4, 7).to(device)
+    expected = np.log(np.mean(np.exp(values.cpu().numpy()), axis=dim))
+    np.testing.assert_allclose(log_mean_exp(values, dim).cpu(), expected, rtol=1e-12)
+
+
+def test_log_mean_exp_survives_weights_that_underflow(device):
+    values = torch.tensor([-2000.0, -2001.0]).to(device)
+    assert log_mean_exp(values).item() == pytest.approx(-2000 + np.log((1 + np.exp(-1)) / 2))
+    assert torch.isneginf(values.exp().mean().log())  # what the definition, typed in, would give
