@@ -87,7 +87,7 @@ def show_images(
         raise ValueError(f"{len(grids)} grids need {len(grids)} titles, got {len(titles)}")
     if ax is None:
         aspect = image_grid(grids[0], shape, n_columns).shape
-        width = min(8.0, 3.2 * len(grids))
+        width = min(8.0, 0.6 * n_columns * len(grids))
         size = (width, width / len(grids) * aspect[0] / aspect[1] + (0.35 if titles else 0.05))
         figure, axes = plt.subplots(1, len(grids), figsize=size, squeeze=False)
         panels = list(axes[0])
