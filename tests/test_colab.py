@@ -96,13 +96,15 @@ def test_the_notebook_holds_the_page_in_order(toy: tuple[Path, str]) -> None:
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.source for cell in code[1:]] == [
-        "value = 1.2345", "secret = 1", "answer = 42", "draw()", "assert value > 1",
+        "value = 1.2345", "secret = 1", "answer = 42", "first = 1", "draw()", "assert value > 1",
     ]  # fmt: skip
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     folded = {"cellView": "form", "jupyter": {"source_hidden": True}}
     assert code[1].metadata == {"tags": ["hide-input"], **folded}
     assert code[2].metadata == {"tags": ["remove-cell"], **folded}
-    assert code[5].metadata == {"tags": ["check"]}
+    assert code[3].metadata == folded  # it stands in a folded solution
+    assert code[5].metadata == {}
+    assert code[6].metadata == {"tags": ["check"]}
     assert notebook.metadata.accelerator == "GPU"
     assert notebook.cells[1].source.startswith("# 1. The bound")
     assert f"data:image/png;base64,{base64.b64encode(PNG).decode()}" in str(notebook)

@@ -144,6 +144,18 @@ Then read.
 ```{solution-end}
 ```
 
+```{solution-start} ex-one
+:label: code-first
+:class: dropdown
+```
+
+```{code-cell} ipython3
+first = 1
+```
+
+```{solution-end}
+```
+
 :::{note}
 A note.
 :::
@@ -287,11 +299,14 @@ def test_every_construct_has_a_rule(built: tuple[Sphinx, io.StringIO], cells: li
 
 
 def test_code_cells_stay_in_place_between_the_texts(cells: list[str | int], text: str) -> None:
-    assert [cell for cell in cells if isinstance(cell, int)] == [1, 4, 6, 8]  # 2 is tagged remove-cell
+    assert [cell for cell in cells if isinstance(cell, int)] == [1, 4, 6, 8, 10]  # 2 is tagged remove-cell
     where = cells.index(4)
     assert str(cells[where - 1]).endswith("First run this.\n\n</details>")
     assert str(cells[where + 1]).startswith(
         "<details>\n<summary><b>Solution to Exercise 1.2, continued</b></summary>\n\nThen read."
+    )
+    assert str(cells[cells.index(6) - 1]).endswith(
+        "\n\n> **Solution to Exercise 1.1 (A pencil & paper one).**"
     )
     assert "answer = 42" not in text
 

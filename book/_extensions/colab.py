@@ -58,7 +58,8 @@ def published_notebook(app: Sphinx, docname: str, wheel: Wheel) -> nbformat.Note
         return None
     site = app.config.colab_site_url
     document = app.env.get_and_resolve_doctree(docname, app.builder)
-    contents = MarkdownPage(app.builder, docname, site).cells(document)
+    page = MarkdownPage(app.builder, docname, site)
+    contents = page.cells(document)
     waiting = [index for index, cell in enumerate(source.cells) if _is_code(cell)]
     cells = [new_code_cell(setup_cell(wheel, site), metadata=HIDDEN)]
     for content in [*contents, len(source.cells)]:
@@ -66,7 +67,8 @@ def published_notebook(app: Sphinx, docname: str, wheel: Wheel) -> nbformat.Note
             cells.append(new_markdown_cell(content))
             continue
         while waiting and waiting[0] <= content:
-            cells.append(_code_cell(source.cells[waiting.pop(0)]))
+            index = waiting.pop(0)
+            cells.append(_code_cell(source.cells[index], index in page.folded))
     for position, cell in enumerate(cells):
         cell.id = f"cell-{position}"
     return new_notebook(cells=cells, metadata=_metadata(notebook_name(docname)))
@@ -76,9 +78,9 @@ def _is_code(cell: nbformat.NotebookNode) -> bool:
     return cell.cell_type == "code" and bool(cell.source.strip())
 
 
-def _code_cell(cell: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def _code_cell(cell: nbformat.NotebookNode, is_folded: bool) -> nbformat.NotebookNode:
     tags = list(cell.metadata.get("tags", []))
-    hidden = HIDDEN if HIDING_TAGS & set(tags) else {}
+    hidden = HIDDEN if is_folded or HIDING_TAGS & set(tags) else {}
     return new_code_cell(cell.source, metadata={**({"tags": tags} if tags else {}), **hidden})
 
 

@@ -26,12 +26,17 @@ class Piece(NamedTuple):
 
 
 class MarkdownPage(MarkdownWriter):
-    """A page with its headings, boxes, exercises, references and code cells."""
+    """A page with its headings, boxes, exercises, references and code cells.
+
+    Attributes:
+        folded: the indices of the code cells inside folded boxes, known once ``cells`` has run.
+    """
 
     def __init__(self, builder: Builder, docname: str, site_url: str = "") -> None:
         super().__init__(builder, docname, site_url)
         self.sections = builder.env.toc_secnumbers.get(docname, {})
         self.depth = 0
+        self.folded: set[int] = set()
 
     def cells(self, document: nodes.document) -> list[str | int]:
         """Markdown texts and indices of code cells. A new text begins at each heading."""
@@ -66,9 +71,13 @@ class MarkdownPage(MarkdownWriter):
         """An exercise or a solution with code cells inside: its text before, between and after them."""
         title, *parts = box.children
         content = [node for part in parts for node in (part if isinstance(part, nodes.section) else [part])]
+        if "cell_index" in content[0]:  # say whose code follows
+            content.insert(0, nodes.comment())
         for is_code, run in groupby(content, key=lambda node: "cell_index" in node):
             if is_code:
-                yield from (piece for cell in run for piece in self._pieces(cell))
+                cells = list(run)
+                self.folded |= {cell["cell_index"] for cell in cells if "dropdown" in box["classes"]}
+                yield from (piece for cell in cells for piece in self._pieces(cell))
             else:
                 part = box.copy()
                 part.parent = box.parent
@@ -112,7 +121,7 @@ class MarkdownPage(MarkdownWriter):
         """``label``, the box's title if it has one, and its content; folded if the page folds it."""
         has_title = bool(node.children) and isinstance(node[0], nodes.title)
         text = self.body(node, node.children[has_title:])
-        if "dropdown" in node["classes"]:
+        if "dropdown" in node["classes"] and text:
             return details(f"{label} {self._plain(node[0]).strip() if has_title else ''}".strip(), text)
         title = f"{label} {self.body(node[0]).strip() if has_title else ''}".strip()
         return quote("\n\n".join(filter(None, [title and f"**{title}{ending}**", text])))
