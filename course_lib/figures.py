@@ -44,7 +44,7 @@ def image_grid(images: Tensor, shape: tuple[int, int], n_columns: int) -> np.nda
     """Tile flattened images into one picture, row by row, with a one-pixel gap.
 
     Args:
-        images: shape (N, height · width), values in [0, 1].
+        images: shape (N, height · width) with N ≥ 1, values in [0, 1].
         shape: height and width of one image.
         n_columns: images per row; the last row is filled up with blanks.
 
@@ -52,8 +52,9 @@ def image_grid(images: Tensor, shape: tuple[int, int], n_columns: int) -> np.nda
         a float array of shape (rows · (height + 1) − 1, n_columns · (width + 1) − 1).
     """
     height, width = shape
-    if images.ndim != 2 or images.shape[1] != height * width:
-        raise ValueError(f"images must have shape (N, {height * width}), got {tuple(images.shape)}")
+    if images.ndim != 2 or images.shape[1] != height * width or len(images) == 0:
+        wanted = f"(N, {height * width}) with N ≥ 1"
+        raise ValueError(f"images must have shape {wanted}, got {tuple(images.shape)}")
     if n_columns < 1:
         raise ValueError(f"n_columns must be at least 1, got {n_columns}")
     n_rows = -(-len(images) // n_columns)

@@ -86,7 +86,6 @@ class FrameSlider:
         return f"FrameSlider({self.name}: {len(self.frames)} frames)"
 
     def _repr_html_(self) -> str:
-
         return TEMPLATE.format(
             uid=f"frames-{zlib.crc32(''.join(self.frames).encode()):08x}",
             first=f"data:image/png;base64,{self.frames[0]}",
@@ -100,7 +99,7 @@ class FrameSlider:
             else '<button type="button" aria-label="play or pause">▶</button>',
             milliseconds=self.milliseconds or 0,
             frames=json.dumps(self.frames),
-            labels=json.dumps(self.labels),
+            labels=json.dumps(self.labels).replace("</", "<\\/"),  # "</script>" would end the script
         )
 
 
