@@ -1,0 +1,240 @@
+"""The training loop against minima that are known, means taken by hand, and tensors that cannot be read."""
+
+import math
+from itertools import cycle, repeat
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from course_lib.batches import Batches
+from course_lib.bounds import NegativeElbo
+from course_lib.training import History, fit
+from course_lib.vae import BernoulliVAE, GaussianVAE
+
+
+class Quadratic(nn.Module):
+    """½ (θ − x)ᵀ A (θ − x) averaged over a batch of points x, with A = diag(1, 4): least at the mean of x."""
+
+    def __init__(self, device="cpu"):
+        super().__init__()
+        self.theta = nn.Parameter(torch.zeros(2, device=device))
+        self.register_buffer("curvature", torch.tensor([1.0, 4.0], device=device))
+
+    def forward(self, x):
+        return 0.5 * (self.curvature * (self.theta - x).square()).sum(-1).mean()
+
+
+class NanAfter(nn.Module):
+    """A loss of 1 that becomes NaN at one step."""
+
+    def __init__(self, step, value=float("nan")):
+        super().__init__()
+        self.theta, self.step, self.value, self.calls = nn.Parameter(torch.ones(())), step, value, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.theta * 0 + (self.value if self.calls >= self.step else 1.0)
+
+
+def sgd(objective, lr=0.1):
+    return torch.optim.SGD(objective.parameters(), lr=lr)
+
+
+# Minimisation.
+
+
+def test_fit_descends_a_quadratic_to_its_minimum(device):
+    objective = Quadratic(device)
+    points = torch.tensor([[1.0, -2.0], [3.0, 0.0]], device=device)
+    history = fit(objective, repeat(points), 300, sgd(objective))
+    torch.testing.assert_close(objective.theta.detach(), points.mean(0))
+    variance = torch.tensor([1.0, 1.0], device=device)  # of the points; the least loss is ½ tr(A · variance)
+    assert history.losses[-1] == pytest.approx(0.5 * float((objective.curvature * variance).sum()))
+
+
+def test_each_step_is_the_gradient_step_of_the_formula(device):
+    objective = Quadratic(device)
+    batches = torch.randn(20, 8, 2, device=device)
+    fit(objective, iter(batches), 20, sgd(objective))
+    theta = torch.zeros(2, device=device)
+    for x in batches:
+        theta = theta - 0.1 * objective.curvature * (theta - x.mean(0))
+    torch.testing.assert_close(objective.theta.detach(), theta)
+
+
+def test_the_default_optimizer_is_adam_with_learning_rate_one_thousandth(device):
+    """Adam's first step is the learning rate times the sign of the gradient."""
+    objective = Quadratic(device)
+    fit(objective, repeat(torch.tensor([[1.0, -2.0]], device=device)), 1)
+    torch.testing.assert_close(objective.theta.detach().cpu(), torch.tensor([1e-3, -1e-3]), atol=1e-7, rtol=0)
+
+
+def test_the_schedule_advances_once_a_step():
+    objective = Quadratic()
+    optimizer = sgd(objective)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
+    fit(objective, repeat(torch.ones(1, 2)), 7, optimizer, schedule)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.9**7)
+
+
+def test_training_switches_the_objective_to_training_mode():
+    objective = Quadratic().eval()
+    fit(objective, repeat(torch.ones(1, 2)), 1)
+    assert objective.training
+
+
+def test_a_variational_autoencoder_trains_to_between_the_entropy_and_independent_pixels(device):
+    """Two images, equally frequent: no bound is below log 2 nats; four independent pixels cost 4 log 2."""
+    objective = NegativeElbo(BernoulliVAE(4, 2, (8,)).to(device), n_samples=10)
+    images = torch.tensor([[0, 0, 255, 255], [255, 255, 0, 0]], dtype=torch.uint8, device=device)
+    batches = Batches(images, batch_size=2, transform="binarize")
+    optimizer = torch.optim.Adam(objective.parameters(), lr=0.02)
+    history = fit(objective, batches, 400, optimizer, log_every=100)
+    assert math.log(2) < history.losses[-1] < 2 * math.log(2)
+
+
+# What is logged.
+
+
+@pytest.mark.parametrize(("steps", "logged"), [(10, [4, 8, 10]), (8, [4, 8]), (3, [3])])
+def test_logged_losses_are_the_means_since_the_previous_log(steps, logged, device):
+    objective = Quadratic(device)
+    batches = torch.randn(steps, 8, 2, device=device)
+    history = fit(objective, iter(batches), steps, sgd(objective), log_every=4)
+    manual = Quadratic(device)
+    optimizer, losses = sgd(manual), []
+    for x in batches:
+        loss = manual(x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    starts = [0, *logged[:-1]]
+    means = [sum(losses[a:b]) / (b - a) for a, b in zip(starts, logged, strict=True)]
+    assert history.steps == logged
+    assert history.losses == pytest.approx(means, rel=1e-6)
+    assert history.losses != pytest.approx([losses[step - 1] for step in logged], rel=1e-3)
+    assert history.seconds == sorted(history.seconds)
+    assert len(history.seconds) == len(logged)
+
+
+def test_a_mean_over_many_steps_is_summed_in_double_precision():
+    """After 2²⁴ in float32, adding 1 changes nothing; the mean of a loss of 2²⁴ and then 1s would drift."""
+
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.theta, self.losses = nn.Parameter(torch.zeros(())), iter([2.0**24] + [1.0] * 99)
+
+        def forward(self, x):
+            return self.theta * 0 + next(self.losses)
+
+    history = fit(Sequence(), repeat(None), 100, log_every=100)
+    assert history.losses == [(2.0**24 + 99) / 100]
+
+
+def test_the_callback_sees_every_logged_step_with_the_history_so_far():
+    seen = []
+    history = fit(
+        Quadratic(),
+        repeat(torch.ones(1, 2)),
+        6,
+        callback=lambda step, history: seen.append((step, list(history.steps), history.losses[-1])),
+        log_every=2,
+    )
+    assert [(step, steps) for step, steps, _ in seen] == [(2, [2]), (4, [2, 4]), (6, [2, 4, 6])]
+    assert [loss for *_, loss in seen] == history.losses
+
+
+def test_a_resumed_run_counts_on_from_its_first_step():
+    batches = cycle(torch.randn(5, 3, 2))
+    history = fit(Quadratic(), batches, 10, log_every=4, first_step=6)
+    assert history.steps == [8, 10]
+    assert fit(Quadratic(), batches, 10, first_step=10) == History([], [], [])
+
+
+# No waiting for the device between logs.
+
+
+class CountReads(TorchDispatchMode):
+    """Counts the values read back from tensors."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.reads += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_one_value_is_read_back_per_log_and_none_between(device):
+    images = torch.randint(256, (20, 4), dtype=torch.uint8, device=device)
+    objective = NegativeElbo(GaussianVAE(4, 2, (3,)).to(device))
+    batches = Batches(images, batch_size=7, transform="dequantize")
+    with CountReads() as count:
+        history = fit(objective, batches, 30, log_every=10)
+    assert count.reads == len(history.steps) == 3
+
+    with CountReads() as count:  # what logging each step would cost
+        fit(objective, batches, 30, log_every=1)
+    assert count.reads == 30
+
+
+def test_thirty_steps_run_on_tensors_without_values():
+    """On the meta device reading a value raises: the first to do so is the log after the last step."""
+    objective = NegativeElbo(BernoulliVAE(4, 2, (3,)).to("meta"))
+    batches = iter([torch.empty(5, 4, device="meta")] * 30)
+    with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
+        fit(objective, batches, 30, sgd(objective), log_every=30)
+    assert next(batches, None) is None
+
+
+# Progress.
+
+
+@pytest.mark.parametrize(
+    ("setting", "progress", "shown"),
+    [("1", True, True), (None, True, True), ("0", True, False), ("1", False, False)],
+)
+def test_the_bar_is_shown_on_stderr_unless_switched_off(monkeypatch, capsys, setting, progress, shown):
+    monkeypatch.delenv("COURSE_PROGRESS")
+    if setting is not None:
+        monkeypatch.setenv("COURSE_PROGRESS", setting)
+    fit(Quadratic(), repeat(torch.ones(1, 2)), 4, log_every=2, progress=progress)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert ("4/4" in err and "loss=" in err) if shown else err == ""
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_training_and_names_the_steps(value):
+    seen = []
+    message = f"the loss became {value} between steps 9 and 12. Lower the learning rate, and check the data"
+    with pytest.raises(FloatingPointError, match=message):
+        fit(NanAfter(10, value), repeat(None), 100, callback=lambda step, _: seen.append(step), log_every=4)
+    assert seen == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({"steps": -1}, "steps=-1"),
+        ({"steps": 3, "first_step": 4}, "first_step=4, steps=3"),
+        ({"steps": 3, "first_step": -1}, "first_step=-1"),
+        ({"steps": 3, "log_every": 0}, "log_every=0"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(options, seen):
+    with pytest.raises(ValueError, match=f"need 0 ≤ first_step ≤ steps and log_every ≥ 1, got .*{seen}"):
+        fit(Quadratic(), repeat(torch.ones(1, 2)), **options)
+
+
+def test_a_schedule_without_its_optimizer_is_refused():
+    objective = Quadratic()
+    schedule = torch.optim.lr_scheduler.ExponentialLR(sgd(objective), gamma=0.9)
+    with pytest.raises(ValueError, match="pass that optimizer too"):
+        fit(objective, repeat(torch.ones(1, 2)), 5, scheduler=schedule)
