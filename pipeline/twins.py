@@ -124,6 +124,7 @@ def run_twins(notebook: NotebookNode, twins: list[Twin], name: str) -> list[str]
     namespace = module.__dict__
     namespace["display"] = display
     survivors = []
+    default_type = torch.get_default_dtype()  # a chapter may compute in double precision; others must not
     try:
         for number, cell in enumerate(cells[: last + 1]):
             before, state = dict(namespace), _random_state(namespace)
@@ -135,6 +136,7 @@ def run_twins(notebook: NotebookNode, twins: list[Twin], name: str) -> list[str]
                 if outcome != "AssertionError":
                     survivors.append(f"{twin.cell}: no AssertionError but {outcome}: {twin.mistake}")
     finally:
+        torch.set_default_dtype(default_type)
         plt.close("all")
         del sys.modules[module.__name__]
     return survivors
