@@ -45,6 +45,8 @@ def train(arguments: argparse.Namespace) -> None:
     for name in ("steps", "checkpoint_every", "n_latents"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+    if min(arguments.hidden, default=1) < 1:
+        raise ValueError(f"--hidden must be widths of at least 1, got {arguments.hidden}")
     device = default_device(arguments.device)
     images = load_images(arguments.dataset, device)
     torch.manual_seed(arguments.seed)
@@ -72,11 +74,15 @@ def train(arguments: argparse.Namespace) -> None:
     }
 
     checkpoint, metrics = arguments.out / "checkpoint.pt", arguments.out / "metrics.jsonl"
-    prepare_folder(arguments.out, resume=arguments.resume)
     first_step = 0
     if arguments.resume:
         first_step = load_checkpoint(checkpoint, description, objective, optimizer, batches)
-        keep_records(metrics, first_step)
+        if first_step > arguments.steps:
+            raise ValueError(
+                f"{checkpoint} has taken {first_step} steps; ask for --steps {first_step} or more"
+            )
+    prepare_folder(arguments.out, resume=arguments.resume)
+    keep_records(metrics, first_step)
     log_every = min(50, arguments.checkpoint_every)
 
     def record(step: int, history: History) -> None:
@@ -119,8 +125,6 @@ def prepare_folder(folder: Path, resume: bool) -> None:
         raise FileExistsError(
             f"{folder} holds a run already; continue it with --resume or choose another --out"
         )
-    if not resume:
-        (folder / "metrics.jsonl").write_text("")
 
 
 def append(metrics: Path, values: dict[str, Any]) -> None:
@@ -130,10 +134,13 @@ def append(metrics: Path, values: dict[str, Any]) -> None:
 
 
 def keep_records(metrics: Path, last_step: int) -> None:
-    """Drop the lines an interrupted run wrote after its last checkpoint: they are about to be made again."""
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    """Drop what an interrupted run wrote after its last checkpoint, a half-written line included."""
+    text = metrics.read_text() if last_step and metrics.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()
     kept = [line for line in lines if (values := json.loads(line))["step"] <= last_step and "loss" in values]
-    metrics.write_text("".join(line + "\n" for line in kept))
+    partial = metrics.with_name(f".{metrics.name}")
+    partial.write_text("".join(line + "\n" for line in kept))
+    partial.replace(metrics)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -101,7 +101,13 @@ def load_checkpoint(
             f"{path} belongs to another run ({'; '.join(differences)}). Ask for the same settings, or "
             "choose another output folder."
         )
-    objective.load_state_dict(content["objective"])
+    try:
+        objective.load_state_dict(content["objective"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} holds another model ({reason}). Build the one that was saved, or start a new run."
+        ) from error
     optimizer.load_state_dict(content["optimizer"])
     batches.load_state_dict(content["batches"])
     torch.set_rng_state(content["random_state"])
