@@ -173,7 +173,7 @@ def test_published_notebook(site: Path, name: str) -> None:
     notebook = nbformat.read(site / "notebooks" / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     address = os.environ.get("COURSE_SITE_URL", "").rstrip("/")
-    assert notebook.cells[0].source == setup_cell(find_wheel(site / "wheels"), address)
+    assert notebook.cells[0].source == setup_cell(find_wheel(site / "wheels"), SETTINGS.dataset, address)
     source = read_page(executable_pages()[name], SETTINGS.root)
     code = [cell.source for cell in source.cells if cell.cell_type == "code" and cell.source.strip()]
     assert [cell.source for cell in notebook.cells if cell.cell_type == "code"][1:] == code
@@ -304,15 +304,16 @@ def test_the_first_cell_installs_exactly_the_published_library(
 
     published = find_wheel(site / "wheels")
     with pytest.raises(CellExecutionError, match=f"pip install wheels/{re.escape(published.name)}"):
-        run(setup_cell(published), "no-address")
+        run(setup_cell(published, "digits"), "no-address")
 
-    cell = setup_cell(published, server)
+    cell = setup_cell(published, "digits", server)
     first, probe = run(cell, "installed")
     file, prefix, absent = json.loads(probe)
     assert Path(file).is_relative_to(tmp_path / "env")
     assert Path(prefix) == tmp_path / "env"
     assert sorted(absent) == sorted(BUILD_TOOLS)
-    assert f"course_lib {published.version} · data set mnist · device " in first
+    said = f"course_lib {published.version} · data set mnist (the text quotes a run on digits) · device "
+    assert said in first
 
     installed = Path(file).parent
     (installed / "publish.py").write_text("stale = True\n")  # the same version, but not what was published
@@ -332,4 +333,4 @@ def test_chapter_8_runs_from_nothing_but_torch_and_the_wheel(site: Path, wheel: 
     file, _, absent = json.loads(probe)
     assert Path(file).is_relative_to(tmp_path / "env")
     assert sorted(absent) == sorted(BUILD_TOOLS)
-    assert "· data set digits ·" in printed[0]
+    assert "· data set digits" in printed[0]

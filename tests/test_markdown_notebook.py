@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from markdown_math import display_math, expand_macros, inline_math
 from markdown_notebook import MarkdownPage
-from markdown_text import escape, paragraph, pipe_table, quote, safe_html
+from markdown_text import escape, fence, paragraph, pipe_table, quote, safe_html
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace
 
@@ -437,10 +437,11 @@ def test_quoted_formulas_stay_on_one_line() -> None:
     assert quote("a\n\n- b\n\n  $$\n  x\n  \\tag{1}\n  $$") == "> a\n>\n> - b\n>\n>   $$ x \\tag{1} $$"
 
 
-def test_tables_and_html_are_safe() -> None:
+def test_tables_code_and_html_are_safe() -> None:
     assert pipe_table([["a", "b\n\nc"], ["d"]], has_head=False) == (
         "|  |  |\n| --- | --- |\n| a | b<br>c |\n| d |  |"
     )
+    assert fence("a ``` b\n\n", "ipython3") == "````python\na ``` b\n````"
     assert safe_html("<!-- gone --><b>bold</b>", "instead") == "<b>bold</b>"
     for html in ("<iframe src='x'>", "<p onclick='x'>", "<a href='javascript:x'>", "<style>p{}</style>"):
         assert safe_html(html, "instead") == "instead"

@@ -22,7 +22,6 @@ from sphinx.errors import ConfigError
 from sphinx.util.display import status_iterator
 
 HIDING_TAGS = {"hide-input", "hide-cell", "remove-input", "remove-cell", "remove_input", "remove_cell"}
-COLAB_LOGO = "_static/images/logo_colab.png"  # comes with the theme
 HIDDEN = {"cellView": "form", "jupyter": {"source_hidden": True}}  # Colab's word for it, and Jupyter's
 
 
@@ -61,7 +60,8 @@ def published_notebook(app: Sphinx, docname: str, wheel: Wheel) -> nbformat.Note
     page = MarkdownPage(app.builder, docname, site)
     contents = page.cells(document)
     waiting = [index for index, cell in enumerate(source.cells) if _is_code(cell)]
-    cells = [new_code_cell(setup_cell(wheel, site), metadata=HIDDEN)]
+    dataset = os.environ.get("COURSE_DATASET") or "digits"
+    cells = [new_code_cell(setup_cell(wheel, dataset, site), metadata=HIDDEN)]
     for content in [*contents, len(source.cells)]:
         if isinstance(content, str):
             cells.append(new_markdown_cell(content))
@@ -118,7 +118,7 @@ def add_buttons(app: Sphinx, pagename: str, _template: str, context: dict[str, A
     buttons = [entry for entry in context.get("header_buttons", []) if entry.get("label") != "launch-buttons"]
     if app.config.colab_repository:
         url, tooltip = colab_url(app.config.colab_repository, name), "Open this page's notebook in Colab"
-        buttons.insert(0, _link(url, "Colab", tooltip, "colab-button", COLAB_LOGO))
+        buttons.insert(0, _link(url, "Colab", tooltip, "colab-button", "fas fa-rocket me-2"))
     url, tooltip = context["pathto"](f"notebooks/{name}.ipynb", 1), "Download this page's notebook"
     download = _link(url, ".ipynb", tooltip, "download-notebook-button", "fas fa-code")
     for group in buttons:

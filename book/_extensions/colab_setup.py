@@ -102,18 +102,24 @@ import torch
 dataset = os.environ["COURSE_DATASET"] = os.environ.get("COURSE_DATASET") or "mnist"
 fastest = "cuda" if torch.cuda.is_available() else "cpu"
 device = os.environ["COURSE_DEVICE"] = os.environ.get("COURSE_DEVICE") or fastest
-print(f"course_lib {{VERSION}} · data set {{dataset}} · device {{device}}")
+quoted = "" if dataset == "{dataset}" else " (the text quotes a run on {dataset})"
+print(f"course_lib {{VERSION}} · data set {{dataset}}{{quoted}} · device {{device}}")
 """
 
 
-def setup_cell(wheel: Wheel, site_url: str = "") -> str:
+def setup_cell(wheel: Wheel, dataset: str, site_url: str = "") -> str:
     """The source of the first cell: install the site's wheel unless it is there, choose data and device.
 
-    Without ``site_url`` there is nowhere to install from, and the cell says what is missing instead.
+    Args:
+        wheel: the published wheel.
+        dataset: the data set of the run that the page's text quotes. The reader's own default is MNIST.
+        site_url: the site's address; without it there is nowhere to install from, and the cell says what
+            is missing instead.
     """
     template = _HEAD.lstrip() + (_INSTALL if site_url else _EXPLAIN).lstrip() + _CHOOSE.rstrip()
     return template.format(
         **wheel._asdict(),
+        dataset=dataset,
         url=f"{site_url}/wheels/{wheel.name}",
         package_digest=dedent(inspect.getsource(package_digest)),
     )

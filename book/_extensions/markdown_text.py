@@ -41,7 +41,7 @@ def fence(code: str, language: str = "") -> str:
     """A code block, fenced by more backticks than it contains."""
     ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", code)), default=0))
     language = "" if language in ("default", "none", "text") else language.replace("ipython3", "python")
-    return f"{ticks}{language}\n{code}\n{ticks}"
+    return f"{ticks}{language}\n{code.rstrip()}\n{ticks}"
 
 
 def code_span(code: str) -> str:
