@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # last digits of a training run, which would make a second execution print something else. Progress bars
 # are silenced for the same reason: what they print depends on the clock.
 FIXED_VARIABLES = {
+    "COURSE_PROGRESS": "0",
     "MKL_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",

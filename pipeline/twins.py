@@ -119,27 +119,31 @@ def run_twins(notebook: NotebookNode, twins: list[Twin], name: str) -> list[str]
     """
     cells = _code_cells(notebook)
     last = max((i for i, cell in enumerate(cells) if check_label(cell.source)), default=-1)
-    module = types.ModuleType(f"chapter_{name}")
-    sys.modules[module.__name__] = module  # where dataclasses and pickle look for what the cells define
-    namespace = module.__dict__
-    namespace["display"] = display
     survivors = []
-    default_type = torch.get_default_dtype()  # a chapter may compute in double precision; others must not
-    try:
+    with _chapter_namespace(name) as namespace, _world_kept(namespace):
         for number, cell in enumerate(cells[: last + 1]):
-            before, state = dict(namespace), _random_state(namespace)
+            before, state = dict(namespace), _global_state(namespace)
             _run(cell.source, namespace, f"{name}, code cell {number}", cell.metadata.get("tags", []))
             for twin in (twin for twin in twins if twin.cell == check_label(cell.source)):
-                with _randomness_kept(namespace):
-                    _set_random_state(state)
+                with _world_kept(namespace):
+                    _restore(state)
                     outcome = _outcome(twin.mutate(cell.source), dict(before), f"{name}, twin of {twin.cell}")
                 if outcome != "AssertionError":
                     survivors.append(f"{twin.cell}: no AssertionError but {outcome}: {twin.mistake}")
+    return survivors
+
+
+@contextmanager
+def _chapter_namespace(name: str) -> Iterator[dict[str, Any]]:
+    """The variables of a chapter, in a module of its own: dataclasses and pickle look for it by name."""
+    module = types.ModuleType(f"chapter_{name}")
+    sys.modules[module.__name__] = module
+    module.__dict__["display"] = display
+    try:
+        yield module.__dict__
     finally:
-        torch.set_default_dtype(default_type)
         plt.close("all")
         del sys.modules[module.__name__]
-    return survivors
 
 
 def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -177,12 +181,17 @@ def _execute(source: str, namespace: dict[str, Any], filename: str) -> None:
     exec(compile(source, filename, "exec"), namespace)
 
 
-def _random_state(namespace: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """The state of every source of randomness a cell can use, as pairs of a setter and its argument."""
+def _global_state(namespace: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """What a cell can change outside its variables, randomness above all: pairs of a setter and its argument.
+
+    A twin stops in the middle, so it may leave, say, another default precision behind.
+    """
     states: list[tuple[Any, Any]] = [
         (random.setstate, random.getstate()),
         (np.random.set_state, np.random.get_state()),  # noqa: NPY002 (scikit-learn still draws from it)
         (torch.set_rng_state, torch.get_rng_state()),
+        (torch.set_default_dtype, torch.get_default_dtype()),
+        (torch.set_grad_enabled, torch.is_grad_enabled()),
     ]
     if torch.cuda.is_available():
         states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
@@ -196,16 +205,16 @@ def _random_state(namespace: dict[str, Any]) -> list[tuple[Any, Any]]:
     return states
 
 
-def _set_random_state(states: list[tuple[Any, Any]]) -> None:
+def _restore(states: list[tuple[Any, Any]]) -> None:
     for setter, state in states:
         setter(state)
 
 
 @contextmanager
-def _randomness_kept(namespace: dict[str, Any]) -> Iterator[None]:
-    """Leave every source of randomness as it was found."""
-    states = _random_state(namespace)
+def _world_kept(namespace: dict[str, Any]) -> Iterator[None]:
+    """Leave the random state and the other global settings as they were found."""
+    states = _global_state(namespace)
     try:
         yield
     finally:
-        _set_random_state(states)
+        _restore(states)

@@ -98,6 +98,8 @@ def test_twins_leave_the_chapter_as_it_was():
     after = "# check: after\nassert float(torch.rand(())) == expected, 'another random number'"
     seed = "torch.manual_seed(0)\ntorch.randn(())\nexpected = float(torch.rand(()))\ntorch.manual_seed(0)"
     twins = [WRONG, Twin("sum", "assert", "expected = 0\nassert 0,", "overwrites a variable")]
+    dtype = "torch.set_default_dtype(torch.float64)\nassert 0,"
+    twins.append(Twin("sum", "assert", dtype, "stops with another precision"))
     twins.append(Twin("after", "expected", "expected + 1", "a wrong expectation"))
     assert run_twins(toy(seed, CHECK, after), twins, "toy") == []
 
