@@ -36,7 +36,7 @@ FRAME = (
     "course_lib",
     "pipeline",
 )
-FRAME_VARIABLES = ("COURSE_DATASET", "COURSE_REPOSITORY", "COURSE_SITE_URL")
+FRAME_VARIABLES = ("COURSE_REPOSITORY", "COURSE_SITE_URL")
 GENERATED = {"__pycache__", ".ipynb_checkpoints"}
 
 
@@ -57,7 +57,7 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
         name = path.relative_to(settings.root).as_posix()
         is_page = path.suffix == ".ipynb" or (path.suffix == ".md" and name.startswith("book/"))
         (pages if is_page else frame)[name] = _hash(path.read_bytes())
-    variables = {name: os.environ.get(name, "") for name in FRAME_VARIABLES}
+    variables = [os.environ.get(name, "") for name in FRAME_VARIABLES]
     return {"pages": pages, "frame": _hash(json.dumps([sorted(pages), frame, variables]).encode())}
 
 
@@ -82,7 +82,7 @@ def build_site(settings: Settings) -> None:
     if before.get("made from", {}).get("frame") != now["frame"]:
         for folder in (settings.html, settings.build / ".doctrees"):
             shutil.rmtree(folder, ignore_errors=True)
-    wheel = build_wheel(settings)
+    wheel = build_wheel(settings.root, settings.build / "wheels")
     result = build_sphinx(
         str(settings.root),
         str(settings.html),
@@ -103,14 +103,11 @@ def build_site(settings: Settings) -> None:
     write_atomically(record, json.dumps({"made from": now, "files": _sizes(settings.html)}))
 
 
-def build_wheel(settings: Settings) -> Path:
-    """Build course_lib's wheel and return its path."""
-    folder = settings.build / "wheels"
+def build_wheel(root: Path, folder: Path) -> Path:
+    """Build course_lib's wheel, the only one then in a folder, and return its path."""
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run(
-        [*command, "--no-build-isolation", "--wheel-dir", str(folder), str(settings.root)], check=True
-    )
+    subprocess.run([*command, "--no-build-isolation", "--wheel-dir", str(folder), str(root)], check=True)
     (wheel,) = folder.glob("*.whl")
     return wheel
 

@@ -205,7 +205,7 @@ def main() -> int:
     """Execute the notebooks of the book; the exit status says whether every cell ran."""
     try:
         execute_all(Settings(), int(os.environ.get("JOBS") or 2))
-    except NotebookFailed as error:
+    except (NotebookFailed, FileNotFoundError) as error:
         text = str(error)
         print(text if sys.stderr.isatty() else COLOURS.sub("", text), file=sys.stderr)
         return 1
