@@ -15,6 +15,7 @@ from course_lib.figures import PALETTE
 
 __all__ = ["ResultTables", "load_results", "parse_value", "plot_differences", "results_folder"]
 
+# What a result file of each kind must hold; benchmarks/record.py writes them.
 FIELDS = {
     "reproduction": (
         *("model", "protocol", "published", "source", "unit", "seeds", "steps", "ours", "seconds"),
@@ -22,7 +23,6 @@ FIELDS = {
     ),
     "speed": ("protocol", "seconds", "machine"),
 }
-"""What a result file of each kind must hold; benchmarks/record.py writes them."""
 
 NOTHING_HERE = (
     "No result files here: they belong to the repository, not to the package. Set COURSE_ROOT to a copy of "
@@ -182,20 +182,23 @@ class ResultTables:
 
 
 def _html(table: _Table) -> str:
-    def row(first: str, rest: Sequence[str], attributes: str) -> str:
-        cells = "".join(f"<td {attributes}>{html.escape(text)}</td>" for text in rest)
-        return f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>'
+    """Two tables: the numbers, which may scroll sideways, and the facts, whose sentences wrap instead."""
+
+    def row(first: str, rest: Sequence[str], attributes: str = "") -> str:
+        cells = "".join(f"<td{attributes}>{html.escape(text)}</td>" for text in rest)
+        return f'<tr><th scope="row">{html.escape(first).replace(" = ", "&#160;=&#160;")}</th>{cells}</tr>'
 
     heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.columns)
-    numbers = [row(first, rest, 'style="white-space: nowrap"') for first, *rest in table.rows]
-    facts = [row(name, [fact], f'colspan="{len(table.columns) - 1}"') for name, fact in table.facts.items()]
+    numbers = [row(first, rest, ' style="white-space: nowrap"') for first, *rest in table.rows]
+    title = f"<strong>{html.escape(table.title)}</strong>"
     return "\n".join(
         [
             '<div class="pst-scrollable-table-container" style="overflow-x: auto"><table class="table">',
-            f'<caption style="caption-side: top"><strong>{html.escape(table.title)}</strong></caption>',
-            *("<thead>", f"<tr>{heads}</tr>", "</thead>"),
-            *("<tbody>", *numbers, "</tbody>", "<tbody>", *facts, "</tbody>"),
-            "</table></div>",
+            f'<caption style="caption-side: top; text-align: left">{title}</caption>',
+            *("<thead>", f"<tr>{heads}</tr>", "</thead>", "<tbody>", *numbers, "</tbody>"),
+            '</table></div><table class="table"><tbody>',
+            *(row(name, [fact]) for name, fact in table.facts.items()),
+            "</tbody></table>",
         ]
     )
 

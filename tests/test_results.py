@@ -58,7 +58,7 @@ def repository(tmp_path, monkeypatch):
 def cells(tables):
     """The text of every row of the HTML, which must be well-formed to be read at all."""
     tree = ElementTree.fromstring(f"<body>{tables._repr_html_()}</body>")
-    return [["".join(cell.itertext()) for cell in row] for row in tree.iter("tr")]
+    return [["".join(cell.itertext()).replace("\u00a0", " ") for cell in row] for row in tree.iter("tr")]
 
 
 def test_folder_is_found_by_variable_or_by_walking_up(repository, tmp_path, monkeypatch):
