@@ -210,8 +210,8 @@ def plot_differences(results: Sequence[dict[str, Any]]) -> Figure | None:
         results: reproductions, as `load_results("reproduction")` returns them.
 
     Returns:
-        a figure with one panel a model: the published value is the line at 0, its stated tolerance a grey
-        bar, ours a dot with its spread. None where there is nothing to compare.
+        a figure with one panel a model, in which the published value is the line at 0, its stated tolerance a
+        grey bar and ours a dot with its spread; None where there is nothing to compare.
     """
     panels = []
     for result in results:
