@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from idx_files import FILES, write_idx
+from oracles import standard_errors
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
@@ -43,29 +44,33 @@ def test_digits_are_scikit_learns_split_in_two_without_overlap(device):
     assert images.device.type == device.type
     assert (images.train.shape, images.test.shape) == ((1500, 64), (297, 64))
     assert images.train.dtype == images.test.dtype == torch.uint8
+    assert images.n_levels == 17
 
     pixels = torch.cat([images.train, images.test]).cpu().numpy()
     labels = torch.cat([images.train_labels, images.test_labels]).cpu().numpy()
-    sixteenths = np.rint(pixels * (16 / 255))
-    ours, theirs = np.c_[sixteenths, labels], np.c_[bunch.data, bunch.target]
+    ours, theirs = np.c_[pixels, labels], np.c_[bunch.data, bunch.target]
     np.testing.assert_array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
-    assert pixels.max() == 255
-    assert np.abs(pixels - sixteenths * 255 / 16).max() <= 0.5
 
 
-def test_the_split_of_the_digits_is_fixed_and_mixes_all_classes():
+def test_the_split_of_the_digits_is_fixed_and_mixes_all_classes_and_writers():
     torch.manual_seed(1)
     one = load_images("digits", "cpu")
     torch.manual_seed(2)
     assert torch.equal(one.train, load_images("digits", "cpu").train)
     assert one.test_labels.bincount().min() >= 20
 
+    pixels = torch.from_numpy(load_digits().data * 255 / 16)  # sorted by writer
+    places = torch.cdist(one.test.double(), pixels).argmin(1).double().unsqueeze(1)
+    assert standard_errors(places, (len(pixels) - 1) / 2) < 4
+    last_in_the_file = torch.arange(1500.0, 1797.0).unsqueeze(1)
+    assert standard_errors(last_in_the_file, (len(pixels) - 1) / 2) > 4
+
 
 def test_batches_pair_each_image_with_its_label(device):
     images = load_images("digits", device)
     x, labels = next(images.batches(1500, transform=None, labels=True))
     order = np.lexsort(np.c_[labels.cpu(), x.cpu()].T)
-    expected = np.c_[images.train_labels.cpu(), images.train.cpu() / 255]
+    expected = np.c_[images.train_labels.cpu(), images.train.cpu() / 16]
     np.testing.assert_allclose(
         np.c_[labels.cpu(), x.cpu()][order], expected[np.lexsort(expected.T)], rtol=1e-6
     )
@@ -86,8 +91,18 @@ def test_evaluation_gives_the_same_bits_every_time_for_one_seed(split, device):
     assert not torch.equal(one, images.evaluation(split=split, seed=1))
     assert one.shape == pixels.shape
     assert not one[pixels == 0].any()
-    assert one[pixels == 255].all()
-    torch.testing.assert_close(images.evaluation(None, split), pixels / 255)
+    assert one[pixels == 16].all()
+    torch.testing.assert_close(images.evaluation(None, split), pixels / 16)
+
+
+def test_dequantized_digits_fill_the_gaps_between_their_seventeen_levels(device):
+    images = load_images("digits", device)
+    for values in (images.evaluation("dequantize", "train"), next(images.batches(1500, "dequantize"))):
+        places = (17 * values.double()) % 1
+        assert standard_errors(places.flatten().unsqueeze(1), 0.5) < 4
+        assert 0.95 < values.max() < 1
+        levels = (17 * values.double() + 1e-6).floor().long().flatten().bincount(minlength=17)
+        assert torch.equal(levels, images.train.flatten().bincount(minlength=17))
 
 
 def test_evaluation_refuses_unknown_splits_and_transforms():
@@ -142,6 +157,7 @@ def test_a_device_this_machine_lacks_is_refused(monkeypatch, name):
 def test_mnist_files_are_read_pixel_by_pixel(tiny_mnist, device):
     images = load_images("mnist", device, tiny_mnist)
     assert (images.name, images.shape, images.n_pixels) == ("mnist", (28, 28), 784)
+    assert images.n_levels == 256
     for split, pixels in (("train", images.train), ("t10k", images.test)):
         raw = (tiny_mnist / "MNIST" / "raw" / f"{split}-images-idx3-ubyte").read_bytes()[16:]
         assert bytes(pixels.cpu().numpy()) == raw
@@ -241,6 +257,12 @@ def test_a_missing_data_set_is_downloaded_once(mirror, tiny_mnist, tmp_path):
     for file in mirror.iterdir():
         file.unlink()
     assert torch.equal(load_images("mnist", "cpu", tmp_path / "new").test, downloaded.test)
+
+
+def test_a_download_replaces_an_incomplete_folder(mirror, tiny_mnist):
+    whole = load_images("mnist", "cpu", tiny_mnist)
+    (tiny_mnist / "MNIST" / "raw" / FILES[2]).unlink()
+    assert torch.equal(load_images("mnist", "cpu", tiny_mnist).test, whole.test)
 
 
 @pytest.mark.parametrize("damage", ["missing", "corrupted"])

@@ -61,7 +61,8 @@ def refusal(capsys):
 # A run.
 
 
-def test_the_command_writes_metrics_and_a_checkpoint(out):
+def test_the_command_writes_metrics_and_a_checkpoint(out, monkeypatch):
+    monkeypatch.delenv("COURSE_PROGRESS")  # so that --quiet alone hides the bar
     command = [sys.executable, "-m", "course_lib", *SMALL, "--steps", "120", "--out", str(out)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout == f"results in {out}: metrics.jsonl, checkpoint.pt\n"
@@ -73,6 +74,17 @@ def test_the_command_writes_metrics_and_a_checkpoint(out):
     assert test["step"] == 120
     assert 0 < test["test_negative_elbo"] < 64 * math.log(2)  # the cost of 64 fair coins
     assert checkpoint(out)["step"] == 120
+
+
+def test_the_seed_decides_the_weights_and_the_order_of_the_data(tmp_path):
+    def run(name, seed):
+        assert train(tmp_path / name, "--steps", 1, "--seed", seed) == 0
+        content = checkpoint(tmp_path / name)
+        return content["objective"]["model.decoder.logits.bias"], content["batches"]["order"]
+
+    first, again, other = run("first", 0), run("again", 0), run("other", 1)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not any(torch.equal(one, two) for one, two in zip(first, other, strict=True))
 
 
 def test_the_bar_is_shown_unless_quiet(out, capsys, monkeypatch):
