@@ -9,28 +9,34 @@ from torch import Tensor
 __all__ = ["TRANSFORMS", "Batches", "check_transform"]
 
 
-def _scale(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Grey levels in [0, 1]."""
-    return pixels / 255
+def _scale(pixels: Tensor, generator: torch.Generator, n_levels: int) -> Tensor:
+    """Grey levels in [0, 1]: level / (n_levels − 1)."""
+    return pixels / (n_levels - 1)
 
 
-def _binarize(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Bits with p(1) = pixel / 255, drawn afresh each time: r is uniform on 0 … 254, so p(r < v) = v/255."""
-    threshold = torch.randint(255, pixels.shape, dtype=torch.uint8, device=pixels.device, generator=generator)
+def _binarize(pixels: Tensor, generator: torch.Generator, n_levels: int) -> Tensor:
+    """Bits with p(1) = level / (n_levels − 1), drawn afresh each time.
+
+    The threshold r is uniform on the n_levels − 1 values 0 … n_levels − 2, so exactly v of them are below
+    the level v.
+    """
+    threshold = torch.randint(
+        n_levels - 1, pixels.shape, dtype=torch.uint8, device=pixels.device, generator=generator
+    )
     return (threshold < pixels).to(torch.get_default_dtype())
 
 
-def _dequantize(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform noise inside each grey level: (pixel + u) / 256 with u uniform on [0, 1) in steps of 2⁻¹⁶.
+def _dequantize(pixels: Tensor, generator: torch.Generator, n_levels: int) -> Tensor:
+    """Uniform noise inside each grey level: (level + u) / n_levels, u uniform on [0, 1) in steps of 2⁻¹⁶.
 
-    The coarse grid keeps pixel + u exact in float32. A finer u would now and then be rounded up to the next
-    grey level, and for pixel 255 to x = 1, where a logit is infinite.
+    The coarse grid keeps level + u exact in float32. A finer u would now and then be rounded up to the next
+    grey level, and for the highest level to x = 1, where a logit is infinite.
     """
     noise = torch.rand(pixels.shape, device=pixels.device, generator=generator)
-    return (pixels + (noise * 2**16).floor() / 2**16) / 256
+    return (pixels + (noise * 2**16).floor() / 2**16) / n_levels
 
 
-TRANSFORMS: dict[str | None, Callable[[Tensor, torch.Generator], Tensor]] = {
+TRANSFORMS: dict[str | None, Callable[[Tensor, torch.Generator, int], Tensor]] = {
     None: _scale,
     "binarize": _binarize,
     "dequantize": _dequantize,
@@ -50,13 +56,19 @@ class Batches:
         transform: a name from `TRANSFORMS`, applied to the first tensor, which must then be uint8;
             or "identity", which leaves tensors of any type alone.
         seed: of the order and of the transform's noise.
+        n_levels: how many grey levels the images have, 2 … 256; pixels are the levels 0 … n_levels − 1.
 
     Yields:
         the batch of the only tensor, or a tuple with one batch per tensor.
     """
 
     def __init__(
-        self, *tensors: Tensor, batch_size: int = 100, transform: str | None = "identity", seed: int = 0
+        self,
+        *tensors: Tensor,
+        batch_size: int = 100,
+        transform: str | None = "identity",
+        seed: int = 0,
+        n_levels: int = 256,
     ) -> None:
         if not tensors or len(tensors[0]) == 0:
             raise ValueError("Batches needs at least one example, got an empty data set")
@@ -66,8 +78,9 @@ class Batches:
         if not 1 <= batch_size <= sizes[0]:
             raise ValueError(f"batch_size must be between 1 and the {sizes[0]} examples, got {batch_size}")
         if transform != "identity":
-            check_transform(transform, tensors[0])
-        self.tensors, self.batch_size, self.transform = tensors, batch_size, transform
+            check_transform(transform, tensors[0], n_levels)
+        self.tensors, self.batch_size = tensors, batch_size
+        self.transform, self.n_levels = transform, n_levels
         self.generator = torch.Generator(tensors[0].device).manual_seed(seed)
         self.order, self.position = self._shuffle(), 0
 
@@ -84,7 +97,7 @@ class Batches:
         self.position += self.batch_size
         first, *rest = (tensor.index_select(0, index) for tensor in self.tensors)
         if self.transform != "identity":
-            first = TRANSFORMS[self.transform](first, self.generator)
+            first = TRANSFORMS[self.transform](first, self.generator, self.n_levels)
         return (first, *rest) if rest else first
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,12 +114,19 @@ class Batches:
         self.generator.set_state(state["generator"].cpu())
 
 
-def check_transform(transform: str | None, pixels: Tensor) -> None:
-    """Refuse an unknown transform, or pixels that are not 8-bit integers."""
+def check_transform(transform: str | None, pixels: Tensor, n_levels: int) -> None:
+    """Refuse an unknown transform, or pixels that are not grey levels 0 … n_levels − 1 in 8 bits."""
     if transform not in TRANSFORMS:
         raise ValueError(f"transform must be one of {list(TRANSFORMS)}, got {transform!r}")
     if pixels.dtype != torch.uint8:
         raise ValueError(
             f"transform={transform!r} needs uint8 pixels in 0 … 255, got {pixels.dtype}; "
             "for other tensors use Batches(…, transform='identity')"
+        )
+    if not 2 <= n_levels <= 256:
+        raise ValueError(f"n_levels must be between 2 and the 256 of 8 bits, got {n_levels}")
+    if n_levels < 256 and (highest := int(pixels.max())) >= n_levels:
+        raise ValueError(
+            f"the pixels go up to {highest}, but n_levels={n_levels} allows the grey levels 0 … {n_levels - 1}; "
+            "pass the number of levels that the images have (256 for 8-bit images)"
         )

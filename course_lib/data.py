@@ -1,4 +1,4 @@
-"""The image data sets of the course, held on the device as 8-bit integers."""
+"""The image data sets of the course, held on the device as their native grey levels, in 8 bits."""
 
 import os
 import shutil
@@ -42,14 +42,16 @@ class Images:
     Attributes:
         name: the data set's name.
         shape: height and width in pixels.
-        train: uint8 grey levels 0 … 255, shape (N, height · width).
+        n_levels: number of grey levels of the original images: 17 for the digits, 256 for MNIST.
+        train: native grey levels 0 … n_levels − 1 as uint8, shape (N, height · width).
         train_labels: int64, shape (N,).
-        test: uint8, shape (M, height · width).
+        test: likewise, shape (M, height · width).
         test_labels: int64, shape (M,).
     """
 
     name: str
     shape: tuple[int, int]
+    n_levels: int
     train: Tensor
     train_labels: Tensor
     test: Tensor
@@ -72,21 +74,24 @@ class Images:
 
         Args:
             batch_size: images per batch.
-            transform: "binarize" (bits, drawn afresh each time), "dequantize" (uniform noise inside
-                the grey level) or None (grey levels in [0, 1]).
+            transform: "binarize" (bits with p(1) = level / (n_levels − 1), drawn afresh each time),
+                "dequantize" ((level + u) / n_levels with u uniform on [0, 1)) or None (level /
+                (n_levels − 1), in [0, 1]).
             labels: yield pairs (images, labels).
             seed: of the order and the noise.
         """
         tensors = (self.train, self.train_labels) if labels else (self.train,)
-        return Batches(*tensors, batch_size=batch_size, transform=transform, seed=seed)
+        return Batches(
+            *tensors, batch_size=batch_size, transform=transform, seed=seed, n_levels=self.n_levels
+        )
 
     def evaluation(self, transform: str | None = "binarize", split: str = "test", seed: int = 0) -> Tensor:
         """A whole split, transformed once: the same seed gives the same images in every evaluation."""
         if split not in ("train", "test"):
             raise ValueError(f"split must be 'train' or 'test', got {split!r}")
         pixels = self.train if split == "train" else self.test
-        check_transform(transform, pixels)
-        return TRANSFORMS[transform](pixels, torch.Generator(self.device).manual_seed(seed))
+        check_transform(transform, pixels, self.n_levels)
+        return TRANSFORMS[transform](pixels, torch.Generator(self.device).manual_seed(seed), self.n_levels)
 
 
 def load_images(
@@ -95,9 +100,9 @@ def load_images(
     """Load a data set once, as 8-bit integers on the device.
 
     Args:
-        name: "digits" (1,797 handwritten 8×8 digits that come with scikit-learn; 1,500 to train, 297 to
-            test, a fixed random split), "mnist" or "fashion-mnist" (60,000 + 10,000 of 28×28). None means
-            the environment variable COURSE_DATASET, else "digits".
+        name: "digits" (1,797 handwritten 8×8 digits with 17 grey levels that come with scikit-learn; 1,500
+            to train, 297 to test, a fixed random split), "mnist" or "fashion-mnist" (60,000 + 10,000 of
+            28×28 with 256 levels). None means the environment variable COURSE_DATASET, else "digits".
         device: None means `default_device()`.
         data_dir: folder of the downloaded sets, in torchvision's layout; None means COURSE_DATA_DIR, else
             ~/.cache/course_lib. What is missing there is downloaded.
@@ -110,14 +115,16 @@ def load_images(
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; COURSE_DATASET and name may be one of {list(DATASETS)}")
     if name == "digits":
-        splits = _digits()
+        splits, n_levels = _digits(), 17
     else:
         folder = data_dir or os.environ.get("COURSE_DATA_DIR") or Path.home() / ".cache" / "course_lib"
-        splits = _torchvision_images(name, Path(folder))
+        splits, n_levels = _torchvision_images(name, Path(folder)), 256
     device = default_device(device)
     height, width = splits[0].shape[1:]
     train, train_labels, test, test_labels = (split.to(device) for split in splits)
-    return Images(name, (height, width), train.flatten(1), train_labels, test.flatten(1), test_labels)
+    return Images(
+        name, (height, width), n_levels, train.flatten(1), train_labels, test.flatten(1), test_labels
+    )
 
 
 def _digits() -> tuple[Tensor, ...]:
@@ -125,7 +132,7 @@ def _digits() -> tuple[Tensor, ...]:
 
     bunch = load_digits()
     order = np.random.RandomState(0).permutation(len(bunch.target))  # the file is sorted by writer
-    pixels = torch.from_numpy(np.rint(bunch.images[order] * (255 / 16)).astype(np.uint8))  # 0 … 16 to 0 … 255
+    pixels = torch.from_numpy(bunch.images[order].astype(np.uint8))  # the levels 0 … 16, stored as floats
     labels = torch.from_numpy(bunch.target[order]).long()
     return pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]
 

@@ -64,15 +64,31 @@ def test_grey_levels_are_scaled_to_the_unit_interval(device):
     torch.testing.assert_close(batch, torch.arange(256, device=device).reshape(1, 256) / 255)
 
 
-def test_exactly_v_of_the_255_equally_likely_thresholds_give_pixel_v_a_one(monkeypatch, device):
+def test_seventeen_grey_levels_are_scaled_to_the_unit_interval(device):
+    levels = torch.arange(17, dtype=torch.uint8, device=device).reshape(1, 17)
+    batch = next(Batches(levels, batch_size=1, transform=None, n_levels=17))
+    torch.testing.assert_close(batch, torch.linspace(0, 1, 17, device=device).reshape(1, 17))
+
+
+@pytest.mark.parametrize("n_levels", [2, 17, 256])
+def test_exactly_v_of_the_equally_likely_thresholds_give_level_v_a_one(monkeypatch, device, n_levels):
     def every_threshold(n_thresholds, shape, **options):
-        assert (n_thresholds, shape) == (255, (255, 256))
-        return torch.arange(255, dtype=torch.uint8, device=device).unsqueeze(1).expand(shape)
+        assert (n_thresholds, shape) == (n_levels - 1, (n_levels - 1, n_levels))
+        return torch.arange(n_thresholds, dtype=torch.uint8, device=device).unsqueeze(1).expand(shape)
 
     monkeypatch.setattr(torch, "randint", every_threshold)
-    pixels = torch.arange(256, dtype=torch.uint8, device=device).expand(255, 256)
-    bits = TRANSFORMS["binarize"](pixels, None)
-    assert bits.sum(0).tolist() == list(range(256))
+    pixels = torch.arange(n_levels, dtype=torch.uint8, device=device).expand(n_levels - 1, n_levels)
+    bits = TRANSFORMS["binarize"](pixels, None, n_levels)
+    assert bits.sum(0).tolist() == list(range(n_levels))
+
+
+def test_bits_have_the_probability_level_over_the_highest_level(device):
+    batches = Batches(pixel_column(device, 0, 5, 16), batch_size=10_000, transform="binarize", n_levels=17)
+    bits = torch.cat(take(batches, 20)).double()
+    assert bits[:, 0].sum() == 0
+    assert bits[:, 2].sum() == len(bits)
+    assert standard_errors(bits[:, 1:2], 5 / 16) < 4
+    assert standard_errors(bits[:, 1:2], 5 / 17) > 4
 
 
 def test_bits_have_the_probability_pixel_over_255(device):
@@ -106,13 +122,42 @@ def test_dequantized_pixels_are_uniform_in_their_grey_level(device):
     assert standard_errors(within.square(), 1 / 4) > 4  # the square of a noiseless half
 
 
-def test_dequantization_never_rounds_up_to_the_next_grey_level(monkeypatch):
+def cells(values, n_cells):
+    """How many values lie in each of the equal cells of [0, 1): shape (n_cells,)."""
+    return (values * n_cells).floor().long().flatten().bincount(minlength=n_cells)
+
+
+@pytest.mark.parametrize("n_levels", [17, 256])
+def test_grey_levels_that_are_equally_frequent_become_uniform_on_the_unit_interval(n_levels, device):
+    """Counts in four cells a level; χ² has mean and half its variance equal to the degrees of freedom."""
+
+    def chi_square(pixels, declared):
+        batches = Batches(pixels, batch_size=len(pixels), transform="dequantize", n_levels=declared)
+        values = next(batches).double()
+        assert 0 <= values.min() and values.max() < 1
+        counts, expected = cells(values, 4 * n_levels).double(), values.numel() / (4 * n_levels)
+        return float(((counts - expected).square() / expected).sum())
+
+    levels = torch.arange(n_levels, dtype=torch.uint8, device=device).repeat(200).unsqueeze(1)
+    freedom = 4 * n_levels - n_levels  # each level's total is fixed
+    assert chi_square(levels, n_levels) < freedom + 4 * (2 * freedom) ** 0.5
+    if n_levels < 256:  # stretched over 8 bits, the levels are spikes with nothing between them
+        stretched = (levels.double() * 255 / (n_levels - 1)).round().to(torch.uint8)
+        assert chi_square(stretched, 256) > 100 * freedom
+
+
+@pytest.mark.parametrize("n_levels", [17, 256])
+def test_dequantization_never_rounds_up_to_the_next_grey_level(monkeypatch, n_levels):
     largest = torch.nextafter(torch.ones(()), torch.zeros(()))
     monkeypatch.setattr(torch, "rand", lambda shape, **options: largest.expand(shape).clone())
-    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 256)
-    dequantized = TRANSFORMS["dequantize"](levels, None)
-    assert torch.equal((256 * dequantized).floor(), levels.float())
-    assert (levels + largest)[0, -1] == 256  # in float32 the sum itself would round up, to x = 1
+    levels = torch.arange(n_levels, dtype=torch.uint8).reshape(1, n_levels)
+    dequantized = TRANSFORMS["dequantize"](levels, None, n_levels)
+    assert torch.equal((n_levels * dequantized.double()).floor(), levels.double())
+
+
+def test_finer_noise_would_be_rounded_up_to_one():
+    largest = torch.nextafter(torch.ones(()), torch.zeros(()))
+    assert torch.tensor(255, dtype=torch.uint8) + largest == 256
 
 
 # Reproducibility.
@@ -177,6 +222,16 @@ def test_the_state_of_another_data_set_is_refused():
             (torch.zeros(4, 2, dtype=torch.uint8),),
             {"batch_size": 2, "transform": "binarise"},
             r"must be one of \[None, 'binarize', 'dequantize'\], got 'binarise'",
+        ),
+        (
+            (torch.tensor([[0, 17]], dtype=torch.uint8),),
+            {"batch_size": 1, "transform": "binarize", "n_levels": 17},
+            r"go up to 17, but n_levels=17 allows the grey levels 0 … 16; pass the number of levels",
+        ),
+        (
+            (torch.zeros(4, 2, dtype=torch.uint8),),
+            {"batch_size": 2, "transform": None, "n_levels": 1},
+            "n_levels must be between 2 and the 256 of 8 bits, got 1",
         ),
     ],
 )

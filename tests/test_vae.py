@@ -127,7 +127,10 @@ def test_wrong_number_of_pixels_is_refused(model, device):
 def test_pixels_outside_the_unit_interval_are_refused(pixel, seen, device):
     vae, x = BernoulliVAE(4, 2, (3,)).to(device), torch.full((2, 4), 0.5, device=device)
     x[1, 2] = pixel
-    message = seen + r", outside \[0, 1\]\. Divide 8-bit images by 255, or .*transform='binarize'"
+    message = (
+        seen
+        + r", outside \[0, 1\]\. Divide grey levels by the highest one \(255 .*, or .*transform='binarize'"
+    )
     with torch.no_grad(), pytest.raises(ValueError, match=message):
         elbo(vae, x)
 
