@@ -127,6 +127,6 @@ def check_transform(transform: str | None, pixels: Tensor, n_levels: int) -> Non
         raise ValueError(f"n_levels must be between 2 and the 256 of 8 bits, got {n_levels}")
     if n_levels < 256 and (highest := int(pixels.max())) >= n_levels:
         raise ValueError(
-            f"the pixels go up to {highest}, but n_levels={n_levels} allows the grey levels 0 … {n_levels - 1}; "
-            "pass the number of levels that the images have (256 for 8-bit images)"
+            f"the pixels go up to {highest}, but n_levels={n_levels} allows the grey levels "
+            f"0 … {n_levels - 1}; pass the number of levels that the images have (256 for 8-bit images)"
         )

@@ -86,12 +86,21 @@ class Images:
         )
 
     def evaluation(self, transform: str | None = "binarize", split: str = "test", seed: int = 0) -> Tensor:
-        """A whole split, transformed once: the same seed gives the same images in every evaluation."""
+        """A whole split, transformed once: a seed names the same images in every run and on every device.
+
+        The noise is therefore drawn on the CPU, whose generator gives the same numbers everywhere.
+
+        Args:
+            transform: as in `batches`.
+            split: "train" or "test".
+            seed: of the noise.
+        """
         if split not in ("train", "test"):
             raise ValueError(f"split must be 'train' or 'test', got {split!r}")
         pixels = self.train if split == "train" else self.test
         check_transform(transform, pixels, self.n_levels)
-        return TRANSFORMS[transform](pixels, torch.Generator(self.device).manual_seed(seed), self.n_levels)
+        noise = torch.Generator("cpu").manual_seed(seed)
+        return TRANSFORMS[transform](pixels.cpu(), noise, self.n_levels).to(self.device)
 
 
 def load_images(

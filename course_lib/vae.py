@@ -143,5 +143,6 @@ def check_unit_interval(x: Tensor) -> None:
     if not (smallest >= 0 and largest <= 1):  # also true of NaN
         raise ValueError(
             f"x has pixels in [{float(smallest):g}, {float(largest):g}], outside [0, 1]. "
-            "Divide grey levels by the highest one (255 in 8-bit images), or use batches(transform='binarize')."
+            "Divide grey levels by the highest one (255 in 8-bit images), or use "
+            "batches(transform='binarize')."
         )

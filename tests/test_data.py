@@ -95,6 +95,14 @@ def test_evaluation_gives_the_same_bits_every_time_for_one_seed(split, device):
     torch.testing.assert_close(images.evaluation(None, split), pixels / 16)
 
 
+def test_seed_zero_names_the_same_bits_on_every_device(device):
+    """Published numbers are "binarised once with seed 0": their images must not depend on the machine."""
+    bits = load_images("digits", device).evaluation()
+    assert bits.device.type == device.type
+    digest = hashlib.sha256(bits.to(torch.uint8).cpu().numpy().tobytes()).hexdigest()
+    assert digest.startswith("6f778730135a43fd")
+
+
 def test_dequantized_digits_fill_the_gaps_between_their_seventeen_levels(device):
     images = load_images("digits", device)
     for values in (images.evaluation("dequantize", "train"), next(images.batches(1500, "dequantize"))):
