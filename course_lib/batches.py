@@ -3,10 +3,31 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TRANSFORMS", "Batches", "check_transform"]
+__all__ = ["TRANSFORMS", "Batches", "check_transform", "sub_seed"]
+
+STREAMS = {"batches": 1, "evaluation": 2}
+
+
+def sub_seed(seed: int, stream: str) -> int:
+    """The seed of one stream of random numbers, so that the streams made from one seed share none.
+
+    Generators started from the same number repeat each other: after `torch.manual_seed(seed)`, noise drawn
+    from a generator of its own with that seed would reuse the numbers that initialised the network.
+
+    Args:
+        seed: the user's, at least 0.
+        stream: a name from `STREAMS`.
+
+    Returns:
+        a hash of both, of 64 bits, from numpy's SeedSequence.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    return int(np.random.SeedSequence([seed, STREAMS[stream]]).generate_state(1, np.uint64)[0])
 
 
 def _scale(pixels: Tensor, generator: torch.Generator, n_levels: int) -> Tensor:
@@ -81,7 +102,7 @@ class Batches:
             check_transform(transform, tensors[0], n_levels)
         self.tensors, self.batch_size = tensors, batch_size
         self.transform, self.n_levels = transform, n_levels
-        self.generator = torch.Generator(tensors[0].device).manual_seed(seed)
+        self.generator = torch.Generator(tensors[0].device).manual_seed(sub_seed(seed, "batches"))
         self.order, self.position = self._shuffle(), 0
 
     def _shuffle(self) -> Tensor:

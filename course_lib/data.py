@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.batches import TRANSFORMS, Batches, check_transform
+from course_lib.batches import TRANSFORMS, Batches, check_transform, sub_seed
 
 __all__ = ["DATASETS", "Images", "default_device", "load_images"]
 
@@ -99,7 +99,7 @@ class Images:
             raise ValueError(f"split must be 'train' or 'test', got {split!r}")
         pixels = self.train if split == "train" else self.test
         check_transform(transform, pixels, self.n_levels)
-        noise = torch.Generator("cpu").manual_seed(seed)
+        noise = torch.Generator("cpu").manual_seed(sub_seed(seed, "evaluation"))
         return TRANSFORMS[transform](pixels.cpu(), noise, self.n_levels).to(self.device)
 
 

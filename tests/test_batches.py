@@ -1,13 +1,13 @@
 """The batch stream: counted, enumerated, and continued from its saved state."""
 
 import io
-from itertools import islice
+from itertools import combinations, islice
 
 import pytest
 import torch
 from oracles import standard_errors
 
-from course_lib.batches import TRANSFORMS, Batches
+from course_lib.batches import STREAMS, TRANSFORMS, Batches, sub_seed
 
 
 def take(batches, n):
@@ -176,6 +176,22 @@ def test_equal_seeds_give_equal_streams_whatever_the_global_generator(transform,
     assert not torch.equal(stream(3), stream(4))
 
 
+def test_streams_of_one_seed_share_no_numbers(device):
+    """Nor does a stream of batches shuffle as the seed itself would."""
+
+    def numbers(seed):
+        return torch.rand(1000, generator=torch.Generator(device).manual_seed(seed), device=device).tolist()
+
+    for seed in (0, 1, 2**40):
+        seeds = [seed, *(sub_seed(seed, stream) for stream in STREAMS)]
+        streams = [numbers(each) for each in seeds]
+        for one, other in combinations(streams, 2):
+            assert len(set(one) & set(other)) < 10  # a few of 2²⁴ values may coincide
+        order = Batches(torch.arange(1000, device=device), batch_size=1000, seed=seed)
+        plain = torch.Generator(device).manual_seed(seed)
+        assert next(order).tolist() != torch.randperm(1000, generator=plain, device=device).tolist()
+
+
 def test_a_stream_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     take(Batches(torch.zeros(9, 2, dtype=torch.uint8), batch_size=4, transform="binarize"), 5)
@@ -234,6 +250,7 @@ def test_the_state_of_another_data_set_is_refused():
             {"batch_size": 2, "transform": None, "n_levels": 1},
             "n_levels must be between 2 and the 256 of 8 bits, got 1",
         ),
+        ((torch.zeros(4),), {"batch_size": 2, "seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_batches_that_cannot_be_are_refused(tensors, options, message):

@@ -100,7 +100,17 @@ def test_seed_zero_names_the_same_bits_on_every_device(device):
     bits = load_images("digits", device).evaluation()
     assert bits.device.type == device.type
     digest = hashlib.sha256(bits.to(torch.uint8).cpu().numpy().tobytes()).hexdigest()
-    assert digest.startswith("6f778730135a43fd")
+    assert digest.startswith("209938986395663a")
+
+
+def test_evaluation_noise_is_not_that_of_the_seed_itself(device):
+    """After `torch.manual_seed(seed)` that noise has initialised the network already."""
+    images = load_images("digits", device)
+    noise = (17 * images.evaluation("dequantize", "train").double()) % 1
+    plain = torch.rand(noise.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    pairs = ((noise - 0.5) * (plain - 0.5)).flatten().unsqueeze(1)
+    assert standard_errors(pairs, 0.0) < 4
+    assert standard_errors(pairs, 1 / 12) > 4  # the variance of u, which the same numbers would give
 
 
 def test_dequantized_digits_fill_the_gaps_between_their_seventeen_levels(device):
