@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TRANSFORMS", "Batches", "check_transform", "sub_seed"]
+__all__ = ["TRANSFORMS", "Batches", "check_transform", "describe_differences", "sub_seed"]
 
 STREAMS = {"batches": 1, "evaluation": 2}
 
@@ -121,18 +121,42 @@ class Batches:
             first = TRANSFORMS[self.transform](first, self.generator, self.n_levels)
         return (first, *rest) if rest else first
 
+    def _settings(self) -> dict[str, Any]:
+        """What must be equal for one stream to continue another."""
+        names = ("batch_size", "transform", "n_levels")
+        settings = {name: getattr(self, name) for name in names}
+        return {"examples": len(self.order), **settings, "device": self.generator.device.type}
+
     def state_dict(self) -> dict[str, Any]:
-        """All that decides the next batches: the order, the place in it, the generator."""
-        return {"order": self.order, "position": self.position, "generator": self.generator.get_state()}
+        """All that decides the next batches: the settings, the order, the place in it, the generator."""
+        place = {"order": self.order, "position": self.position, "generator": self.generator.get_state()}
+        return {"settings": self._settings(), **place}
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse the state of a stream with other settings; change nothing.
+
+        Raises:
+            ValueError: names every difference.
+        """
+        if differences := describe_differences(state["settings"], self._settings()):
+            raise ValueError(
+                f"the saved batches are others ({differences}). Build Batches as in the run that was saved."
+            )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where the iterator that gave `state` had stopped."""
-        if len(state["order"]) != len(self.order):
-            raise ValueError(
-                f"the saved order is of {len(state['order'])} examples, this data set has {len(self.order)}"
-            )
+        self.check_state_dict(state)
         self.order, self.position = state["order"].to(self.order.device), state["position"]
         self.generator.set_state(state["generator"].cpu())
+
+
+def describe_differences(saved: dict[str, Any], present: dict[str, Any]) -> str:
+    """The entries in which two descriptions differ, as "key: saved …, asked for …; …"; empty if none."""
+    return "; ".join(
+        f"{key}: saved {saved.get(key)!r}, asked for {present.get(key)!r}"
+        for key in sorted(saved.keys() | present.keys())
+        if saved.get(key) != present.get(key)
+    )
 
 
 def check_transform(transform: str | None, pixels: Tensor, n_levels: int) -> None:

@@ -1,17 +1,23 @@
 """Checkpoints from which an interrupted run continues bit for bit."""
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from course_lib.batches import Batches
+from course_lib.batches import Batches, describe_differences
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
+
+CONTENT = {
+    *("description", "step", "objective", "optimizer", "scheduler", "batches"),
+    *("random_state", "cuda_random_state"),
+}
 
 
 def save_checkpoint(
@@ -21,6 +27,7 @@ def save_checkpoint(
     objective: nn.Module,
     optimizer: Optimizer,
     batches: Batches,
+    scheduler: LRScheduler | None = None,
 ) -> None:
     """Write everything the next step depends on, atomically: a reader sees the old file or the new one.
 
@@ -31,6 +38,7 @@ def save_checkpoint(
         objective: its parameters and buffers are saved.
         optimizer: its moments and step counts are saved.
         batches: its order, place and generator are saved, and torch's global generators with them.
+        scheduler: the learning-rate schedule given to `fit`, if there is one; its place is saved.
 
     Raises:
         OSError: the folder cannot be written to; nothing is left behind.
@@ -41,20 +49,21 @@ def save_checkpoint(
         "step": step,
         "objective": objective.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "scheduler": None if scheduler is None else scheduler.state_dict(),
         "batches": batches.state_dict(),
         "random_state": torch.get_rng_state(),
         "cuda_random_state": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, 0o644)) as file:
+        try:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+            os.replace(partial, path)
+        except BaseException:
+            os.unlink(partial)
+            raise
 
 
 def load_checkpoint(
@@ -63,15 +72,18 @@ def load_checkpoint(
     objective: nn.Module,
     optimizer: Optimizer,
     batches: Batches,
+    scheduler: LRScheduler | None = None,
 ) -> int:
-    """Put a run back to where `save_checkpoint` left it.
+    """Put a run back to where `save_checkpoint` left it. What is refused changes nothing.
 
     Args:
         path: a file written by `save_checkpoint`.
         description: must equal the saved one.
-        objective: receives its parameters and buffers; likewise `optimizer` and `batches` their state.
+        objective: receives its parameters and buffers; likewise `optimizer`, `batches` and `scheduler`
+            their state.
         optimizer: built on the objective's parameters.
-        batches: built on the same data set.
+        batches: built on the same data set with the same settings; its seed does not matter.
+        scheduler: built on the optimiser; needed if, and only if, one was saved.
 
     Returns:
         the number of steps already taken.
@@ -81,36 +93,65 @@ def load_checkpoint(
         ValueError: not a checkpoint, or one of another run; says what differs.
     """
     path = Path(path)
+    content = _read(path)
+    if differences := describe_differences(content["description"], description):
+        raise ValueError(
+            f"{path} belongs to another run ({differences}). Ask for the same settings, or choose another "
+            "output folder."
+        )
+    if (content["scheduler"] is None) != (scheduler is None):
+        saved, passed = ("a", "none") if scheduler is None else ("no", "one")
+        raise ValueError(
+            f"{path} was saved with {saved} scheduler and {passed} was passed. Pass the schedule of the saved "
+            "run to load_checkpoint, and none if it had none."
+        )
+    schedule = {} if scheduler is None else scheduler.state_dict()
+    for part, theirs, ours in (
+        ("model", _shapes(content["objective"]), _shapes(objective.state_dict())),
+        ("optimizer", _groups(content["optimizer"]), _groups(optimizer.state_dict())),
+        ("scheduler", {"entries": sorted(content["scheduler"] or {})}, {"entries": sorted(schedule)}),
+    ):
+        if differences := describe_differences(theirs, ours):
+            raise ValueError(
+                f"{path} holds another {part} ({differences}). Build the one that was saved, or start a new "
+                "run."
+            )
+    batches.check_state_dict(content["batches"])
+
+    objective.load_state_dict(content["objective"])
+    optimizer.load_state_dict(content["optimizer"])
+    if scheduler is not None:
+        scheduler.load_state_dict(content["scheduler"])
+    batches.load_state_dict(content["batches"])
+    torch.set_rng_state(content["random_state"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(content["cuda_random_state"][: torch.cuda.device_count()])
+    return int(content["step"])
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; start the run without --resume")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        saved = content["description"]
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := CONTENT - content.keys():
+            raise KeyError(f"it lacks {sorted(missing)}")
     except Exception as error:  # a foreign or truncated file fails in torch's reader in many ways
         raise ValueError(
             f"{path} is not a readable checkpoint ({type(error).__name__}: {error}). Delete it and start "
             "the run without --resume."
         ) from error
-    differences = [
-        f"{key}: saved {saved.get(key)!r}, asked for {description.get(key)!r}"
-        for key in sorted(saved.keys() | description.keys())
-        if saved.get(key) != description.get(key)
-    ]
-    if differences:
-        raise ValueError(
-            f"{path} belongs to another run ({'; '.join(differences)}). Ask for the same settings, or "
-            "choose another output folder."
-        )
-    try:
-        objective.load_state_dict(content["objective"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} holds another model ({reason}). Build the one that was saved, or start a new run."
-        ) from error
-    optimizer.load_state_dict(content["optimizer"])
-    batches.load_state_dict(content["batches"])
-    torch.set_rng_state(content["random_state"])
-    if content["cuda_random_state"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(content["cuda_random_state"])
-    return int(content["step"])
+    return content
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of every saved tensor, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _groups(state: dict[str, Any]) -> dict[str, Any]:
+    """The number of parameters and the names of the options, for every parameter group."""
+    return {
+        f"group {index}": {"parameters": len(group["params"]), "options": sorted(group)}
+        for index, group in enumerate(state["param_groups"])
+    }

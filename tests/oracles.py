@@ -19,6 +19,22 @@ def standard_errors(samples: Tensor, truth: Tensor | float) -> float:
     return float(((samples.mean(0) - truth).abs() / spread).max())
 
 
+def assert_bits_equal(one: Any, other: Any) -> None:
+    """Two saved states, of tensors, numbers and strings in any nesting, are the same to the last bit."""
+    assert type(one) is type(other), (one, other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_bits_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        for left, right in zip(one, other, strict=True):
+            assert_bits_equal(left, right)
+    elif isinstance(one, Tensor):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    else:
+        assert one == other
+
+
 def random_ppca(n_pixels: int = 5, n_latents: int = 2, device: Any = "cpu") -> PPCA:
     """A PPCA with parameters drawn from the global generator."""
     weight, bias = torch.randn(n_pixels, n_latents), torch.randn(n_pixels)

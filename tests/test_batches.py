@@ -218,7 +218,7 @@ def test_a_saved_state_continues_the_stream_exactly(device):
 
 def test_the_state_of_another_data_set_is_refused():
     state = Batches(torch.zeros(8), batch_size=2).state_dict()
-    with pytest.raises(ValueError, match="saved order is of 8 examples, this data set has 9"):
+    with pytest.raises(ValueError, match=r"saved batches are others \(examples: saved 8, asked for 9"):
         Batches(torch.zeros(9), batch_size=2).load_state_dict(state)
 
 
