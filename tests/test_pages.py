@@ -15,6 +15,7 @@ MODULES = sorted(path.stem for path in (ROOT / "course_lib").glob("*.py") if not
 PAGES = page_names(ROOT)
 CHAPTERS = {int(name.split("/")[-1][:2]): name for name in PAGES if re.match(r"\d\d_", name.split("/")[-1])}
 GUIDES = ("README.md", "CONTRIBUTING.md", "book/instructors.md", "book/index.md", "book/reproductions.md")
+GUIDES += ("book/reference/command_line.md",)
 SOURCES = (".ci", ".github", "pipeline", "course_lib", "book/_extensions", "tests", "benchmarks")
 
 
