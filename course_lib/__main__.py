@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,10 +101,13 @@ def train(arguments: argparse.Namespace) -> None:
         first_step=first_step,
         progress=not arguments.quiet,
     )
-    append(
-        metrics,
-        {"step": arguments.steps, "test_negative_elbo": test_negative_elbo(model, images.evaluation())},
-    )
+    test_value = test_negative_elbo(model, images.evaluation())
+    if not math.isfinite(test_value):
+        raise FloatingPointError(
+            f"the negative ELBO of the test set is {test_value} after step {arguments.steps}: the weights "
+            "have run away. Start again with a lower --learning-rate and another --out."
+        )
+    append(metrics, {"step": arguments.steps, "test_negative_elbo": test_value})
     print(f"results in {arguments.out}: {metrics.name}, {checkpoint.name}")
 
 
@@ -128,9 +132,10 @@ def prepare_folder(folder: Path, resume: bool) -> None:
 
 
 def append(metrics: Path, values: dict[str, Any]) -> None:
-    """Add one JSON line."""
+    """Add one JSON line; JSON has no NaN."""
+    line = json.dumps(values, allow_nan=False)
     with metrics.open("a") as file:
-        file.write(json.dumps(values) + "\n")
+        file.write(line + "\n")
 
 
 def keep_records(metrics: Path, last_step: int) -> None:

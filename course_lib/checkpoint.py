@@ -41,9 +41,11 @@ def save_checkpoint(
         scheduler: the learning-rate schedule given to `fit`, if there is one; its place is saved.
 
     Raises:
+        FloatingPointError: a parameter or buffer is NaN or infinite; no run could continue from it.
         OSError: the folder cannot be written to; nothing is left behind.
     """
     path = Path(path)
+    _check_finite(objective, step)
     content = {
         "description": description,
         "step": step,
@@ -102,8 +104,8 @@ def load_checkpoint(
     if (content["scheduler"] is None) != (scheduler is None):
         saved, passed = ("a", "none") if scheduler is None else ("no", "one")
         raise ValueError(
-            f"{path} was saved with {saved} scheduler and {passed} was passed. Pass the schedule of the saved "
-            "run to load_checkpoint, and none if it had none."
+            f"{path} was saved with {saved} scheduler and {passed} was passed. Pass the schedule of the "
+            "saved run to load_checkpoint, and none if it had none."
         )
     schedule = {} if scheduler is None else scheduler.state_dict()
     for part, theirs, ours in (
@@ -127,6 +129,15 @@ def load_checkpoint(
     if torch.cuda.is_available():
         torch.cuda.set_rng_state_all(content["cuda_random_state"][: torch.cuda.device_count()])
     return int(content["step"])
+
+
+def _check_finite(objective: nn.Module, step: int) -> None:
+    broken = [name for name, value in objective.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise FloatingPointError(
+            f"after step {step} the weights are no longer finite ({', '.join(broken)}), so no checkpoint was "
+            "saved. Lower the learning rate; the last checkpoint, if there is one, is untouched."
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -141,6 +141,19 @@ def test_a_folder_that_is_a_file_cannot_be_saved_to(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, value):
+    run, path = Run(), tmp_path / "checkpoint.pt"
+    run.save(path)
+    before = path.read_bytes()
+    with torch.no_grad():
+        run.objective.model.encoder.mean.bias[1] = value
+    message = r"after step 20 the weights are no longer finite \(model\.encoder\.mean\.bias\).* Lower"
+    with pytest.raises(FloatingPointError, match=message):
+        run.save(path, step=20)
+    assert path.read_bytes() == before
+
+
 # Files that cannot be continued from.
 
 

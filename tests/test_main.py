@@ -269,3 +269,24 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_what_was_written(ou
     assert train(out, "--steps", 100, "--learning-rate", 1e30) == 2
     assert "the loss became nan between steps 1 and 50. Lower the learning rate" in refusal(capsys)
     assert contents(out) == {"metrics.jsonl": b""}
+
+
+def test_a_run_that_ends_with_weights_gone_astray_fails(out, capsys):
+    """One step at this rate makes weights of ±1e30: finite, and so was the loss before them."""
+    assert train(out, "--steps", 1, "--learning-rate", 1e30) == 2
+    line = refusal(capsys)
+    assert "the negative ELBO of the test set is nan after step 1: the weights have run away" in line
+    assert "lower --learning-rate" in line
+    assert ["loss" in values for values in records(out)] == [True]
+
+
+def test_weights_that_are_not_finite_never_reach_a_checkpoint(out, capsys):
+    assert train(out, "--steps", 1, "--learning-rate", "inf") == 2
+    assert "after step 1 the weights are no longer finite" in refusal(capsys)
+    assert "checkpoint.pt" not in contents(out)
+
+
+def test_metrics_are_json_without_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        command_line.append(tmp_path / "metrics.jsonl", {"step": 1, "loss": float("nan")})
+    assert contents(tmp_path) == {}
