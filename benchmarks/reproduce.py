@@ -135,7 +135,8 @@ def main() -> None:
     print(
         f"training {result['seconds']['training']:.0f} s, evaluation {result['seconds']['evaluation']:.0f} s"
     )
-    print(f"peak memory of the evaluation {result['peak_memory_gib']:.2f} GiB; written to {write(options.name, result)}")
+    path = write(options.name, result)
+    print(f"peak memory of the evaluation {result['peak_memory_gib']:.2f} GiB; written to {path}")
 
 
 if __name__ == "__main__":
