@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ class History:
 
 def fit(
     objective: nn.Module,
-    batches: Iterator[Any],
+    batches: Iterable[Any],
     steps: int = 2000,
     optimizer: Optimizer | None = None,
     scheduler: LRScheduler | None = None,
@@ -47,7 +47,7 @@ def fit(
 
     Args:
         objective: a module whose forward pass on a batch is the scalar to minimise.
-        batches: an iterator of batches already on the device of the objective's parameters.
+        batches: at least `steps` batches, already on the device of the objective's parameters.
         steps: the step to stop at; the budget of the whole run.
         optimizer: None means fused Adam with learning rate 1e-3 on all parameters.
         scheduler: a learning-rate schedule of that optimiser, advanced once a step.
@@ -60,7 +60,7 @@ def fit(
         the history of this call.
 
     Raises:
-        ValueError: a budget or interval that makes no sense.
+        ValueError: a budget or interval that makes no sense, or batches that end too early.
         FloatingPointError: the loss became NaN or infinite; says between which steps.
     """
     if not 0 <= first_step <= steps or log_every < 1:
@@ -72,12 +72,20 @@ def fit(
         raise ValueError("a scheduler belongs to an optimizer: pass that optimizer too")
     optimizer = optimizer or torch.optim.Adam(objective.parameters(), lr=1e-3, fused=True)
     objective.train()
+    stream = iter(batches)
     history, start, logged_step = History(), time.perf_counter(), first_step
     total = torch.zeros((), dtype=torch.float64)
     hidden = not progress or os.environ.get("COURSE_PROGRESS") == "0"
     with tqdm(total=steps, initial=first_step, unit="step", disable=hidden, file=sys.stderr) as bar:
         for step in range(first_step + 1, steps + 1):
-            loss = objective(next(batches))
+            try:
+                batch = next(stream)
+            except StopIteration:
+                raise ValueError(
+                    f"batches ended after step {step - 1} of {steps}: ask for fewer steps, or pass an "
+                    "endless stream such as Batches(…), or itertools.cycle(…) of a list"
+                ) from None
+            loss = objective(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -233,6 +233,22 @@ def test_a_budget_that_makes_no_sense_is_refused(options, seen):
         fit(Quadratic(), repeat(torch.ones(1, 2)), **options)
 
 
+@pytest.mark.parametrize("kind", [list, iter, torch.utils.data.DataLoader])
+def test_any_iterable_of_batches_will_do(kind):
+    objective, batches = Quadratic(), torch.randn(6, 3, 2)
+    fit(objective, kind(batches), 6, sgd(objective))
+    same = Quadratic()
+    fit(same, cycle(batches), 6, sgd(same))
+    torch.testing.assert_close(objective.theta, same.theta)
+
+
+@pytest.mark.parametrize("first_step", [0, 4])
+def test_batches_that_end_too_early_are_refused_with_the_step_and_the_cure(first_step):
+    message = f"batches ended after step {first_step + 3} of 8: ask for fewer steps, or pass .*Batches.*itertools.cycle"
+    with pytest.raises(ValueError, match=message):
+        fit(Quadratic(), torch.randn(3, 5, 2), 8, first_step=first_step)
+
+
 def test_a_schedule_without_its_optimizer_is_refused():
     objective = Quadratic()
     schedule = torch.optim.lr_scheduler.ExponentialLR(sgd(objective), gamma=0.9)
