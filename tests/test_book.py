@@ -104,6 +104,13 @@ def test_twins_leave_the_chapter_as_it_was():
     assert run_twins(toy(seed, CHECK, after), twins, "toy") == []
 
 
+def test_a_twin_draws_the_same_random_numbers_as_its_check():
+    expected = "torch.manual_seed(0)\nexpected = torch.rand(())\ntorch.manual_seed(0)"
+    check = "# check: draw\ndrawn = torch.rand(())\nassert drawn == expected"
+    harmless = Twin("draw", "torch.rand(())", "1 * torch.rand(())", "none")
+    assert "nothing raised" in run_twins(toy(expected, check), [harmless], "toy")[0]
+
+
 @pytest.mark.parametrize(
     ("notebook", "twins", "problem"),
     [
