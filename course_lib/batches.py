@@ -67,9 +67,10 @@ TRANSFORMS: dict[str | None, Callable[[Tensor, torch.Generator, int], Tensor]] =
 class Batches:
     """An endless iterator of random batches, gathered and transformed on the device.
 
-    Each pass visits every example once, in a new order; what is left over when the batch size does not
-    divide their number waits for the next pass. Two iterators with equal arguments give equal batches, and
-    `state_dict` / `load_state_dict` continue one exactly where it stopped.
+    Each pass takes the examples in a new order, none of them twice, and visits all of them if the batch size
+    divides their number. If it does not, the last few of that order are left out, others in every pass.
+    Two iterators with equal arguments give equal batches, and `state_dict` / `load_state_dict` continue one
+    exactly where it stopped.
 
     Args:
         tensors: one or more tensors with the same first axis; several are gathered together.

@@ -44,8 +44,9 @@ class BernoulliNetwork(nn.Module):
 class NormalNetwork(nn.Module):
     r"""h ↦ :math:`\mathcal N(\mu(h), \operatorname{diag}\sigma^2(h))` with two linear heads on one trunk.
 
-    The second head gives log σ, so :math:`\sigma = \sigma_{\min} + e^{\text{head}}` is positive whatever
-    the weights.
+    The second head gives log σ, so :math:`\sigma = \sigma_{\min} + e^{\text{head}}` is never negative. It is
+    positive as long as the exponential does not underflow to 0, in float32 at a head of about −100; a
+    :math:`\sigma_{\min} > 0` keeps it positive even there.
 
     Args:
         n_inputs: size of the last axis of the input.

@@ -52,7 +52,7 @@ class VAE(LatentVariableModel):
         """The encoder's N(μ(x), diag σ²(x)), event (L,).
 
         Raises:
-            ValueError: x has another number of pixels than the model, or pixels outside the data's range.
+            ValueError: x has another number of pixels than the model.
         """
         if x.shape[-1] != self.n_pixels:
             raise ValueError(
@@ -68,6 +68,14 @@ class BernoulliVAE(VAE):
     .. math:: p_\theta(x \mid z) = \prod_d \mathrm{Bernoulli}\bigl(x_d; \sigma(\ell_d(z))\bigr)
 
     The defaults are the 784-300-300-10 ELU networks of the course's reproductions.
+
+    A Bernoulli scores pixels outside [0, 1] without complaint, so `posterior` refuses them. Looking at the
+    values makes the host wait for an accelerator; what is looked at is therefore
+
+    - on the CPU: every x;
+    - on an accelerator: the first x for which gradients are recorded, which is the first training batch, and
+      every x under `torch.no_grad()`, which is every evaluation; later training batches are not;
+    - inside `torch.compile`: nothing, because a look would break the graph.
 
     Args:
         n_pixels: D.
@@ -89,14 +97,20 @@ class BernoulliVAE(VAE):
             n_pixels,
             n_latents,
         )
+        self.training_batch_checked = False
 
     def posterior(self, x: Tensor) -> Independent:
         """The encoder's N(μ(x), diag σ²(x)), event (L,), after a check that x can be bits.
 
         Raises:
-            ValueError: x has the wrong number of pixels, or pixels outside [0, 1].
+            ValueError: x has the wrong number of pixels, or pixels outside [0, 1] where those are looked at
+                (see the class).
         """
-        check_unit_interval(x)
+        if not torch.compiler.is_compiling():
+            training = torch.is_grad_enabled()
+            if x.device.type == "cpu" or not training or not self.training_batch_checked:
+                check_unit_interval(x)
+                self.training_batch_checked = self.training_batch_checked or training
         return super().posterior(x)
 
 
@@ -130,13 +144,7 @@ class GaussianVAE(VAE):
 
 
 def check_unit_interval(x: Tensor) -> None:
-    """Refuse pixels outside [0, 1], which a Bernoulli would score without complaint.
-
-    On an accelerator the look at the values would make the host wait in every training step, so there it
-    happens only when no gradient is being recorded; `course_lib.data` has checked the training data.
-    """
-    if torch.compiler.is_compiling() or (x.device.type != "cpu" and torch.is_grad_enabled()):
-        return
+    """Refuse pixels outside [0, 1]."""
     if x.numel() == 0:
         return
     smallest, largest = x.aminmax()

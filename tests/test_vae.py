@@ -1,5 +1,6 @@
 """The VAEs against PPCA, which a linear VAE contains, and against quadrature over one latent."""
 
+import copy
 from itertools import product
 
 import pytest
@@ -135,14 +136,42 @@ def test_pixels_outside_the_unit_interval_are_refused(pixel, seen, device):
         elbo(vae, x)
 
 
+def test_the_first_training_batch_is_checked_and_a_refused_one_does_not_count(device):
+    objective = NegativeElbo(BernoulliVAE(4, 2, (3,)).to(device))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+            objective(torch.full((2, 4), 255.0, device=device))
+    assert objective(torch.ones(2, 4, device=device)).isfinite()
+
+
+def test_on_the_cpu_every_training_batch_is_checked():
+    objective = NegativeElbo(BernoulliVAE(4, 2, (3,)))
+    objective(torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        objective(torch.full((2, 4), 255.0))
+
+
+def test_a_compiled_training_step_is_one_graph_without_the_check(device):
+    objective = NegativeElbo(BernoulliVAE(4, 2, (3,)).to(device))
+    compiled = torch.compile(objective, backend="eager", fullgraph=True)
+    assert compiled(torch.full((2, 4), 255.0, device=device)).isfinite()
+
+
 def test_both_ends_of_the_unit_interval_are_pixels(device):
     vae = BernoulliVAE(2, 2, (3,)).to(device)
     assert elbo(vae, torch.tensor([[0.0, 1.0]], device=device)).value.isfinite().all()
 
 
-def test_a_training_step_on_an_accelerator_never_waits_for_a_value():
+def test_on_an_accelerator_the_first_training_batch_is_checked_and_no_later_one_waits_for_a_value():
     """Tensors on torch's meta device have no values: reading one back raises."""
-    vae = BernoulliVAE(4, 2, (3,)).to("meta")
+    vae = BernoulliVAE(4, 2, (3,))
+    with torch.no_grad():
+        NegativeElbo(vae)(torch.rand(5, 4))  # an evaluation is not the first training batch
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        NegativeElbo(copy.deepcopy(vae).to("meta"))(torch.empty(5, 4, device="meta"))
+
+    NegativeElbo(vae)(torch.rand(5, 4)).backward()  # a first batch that can be read
+    vae.to("meta")
     NegativeElbo(vae)(torch.empty(5, 4, device="meta")).backward()
     with torch.no_grad(), pytest.raises((RuntimeError, NotImplementedError)):
         NegativeElbo(vae)(torch.empty(5, 4, device="meta"))  # the evaluation does look at its pixels
