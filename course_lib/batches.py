@@ -72,6 +72,11 @@ class Batches:
     Two iterators with equal arguments give equal batches, and `state_dict` / `load_state_dict` continue one
     exactly where it stopped.
 
+    Where several processes train one model, as under torchrun, give each its own seed, for example
+    `seed=1000 * run + rank`: with equal seeds every process would draw the same examples and the same noise,
+    and their averaged gradient would be that of one process. The same holds for `torch.manual_seed`, from
+    which a model draws its latents.
+
     Args:
         tensors: one or more tensors with the same first axis; several are gathered together.
         batch_size: examples per batch.
