@@ -115,8 +115,16 @@ def estimate_log_likelihood(
 ) -> Tensor:
     r"""The estimate of log p(x) by importance sampling with K samples, in bounded memory.
 
-    The same number as `iwae_bound`, gathered a chunk at a time: at most `chunk` (sample, example) pairs
-    exist at once, so memory does not grow with K or with the number of examples.
+    It has the distribution of `iwae_bound`, whose weights it gathers a chunk at a time: at most `chunk`
+    (sample, example) pairs exist at once, so memory does not grow with K or with the number of examples.
+
+    The samples come from torch's global generator: `torch.manual_seed(0)` just before makes the estimate
+    repeatable, for the same `chunk` and the same device.
+
+    Where the weights have a finite second moment, :math:`\mathrm E_q w^2 < \infty`, the standard error of the
+    estimate is about :math:`s / (\bar w \sqrt K)` with the mean and standard deviation of the weights (the
+    delta method). For a posterior that is too narrow the moment may be infinite; then that number, computed
+    from any sample, promises too much.
 
     Args:
         model: any latent-variable model.
