@@ -84,6 +84,10 @@ class PPCA(LatentVariableModel):
         Args:
             x: shape (N, D).
             n_latents: L, with 1 ≤ L < D.
+
+        Raises:
+            ValueError: n_latents or N is too small or too large, or the examples vary in no more than L
+                directions: then σ² is 0, and the likelihood has no maximum.
         """
         n, n_pixels = x.shape
         if not 1 <= n_latents < n_pixels:
@@ -93,7 +97,13 @@ class PPCA(LatentVariableModel):
         centred = x - x.mean(0)
         eigenvalues, eigenvectors = torch.linalg.eigh(centred.T @ centred / n)  # ascending
         noise_variance = eigenvalues[:-n_latents].mean()
-        excess = (eigenvalues[-n_latents:] - noise_variance).flip(0)
+        if not noise_variance > torch.finfo(x.dtype).eps * eigenvalues[-1]:  # what rounding makes of 0
+            raise ValueError(
+                f"the {n} examples vary in at most n_latents={n_latents} directions, so the noise variance "
+                "of the maximum-likelihood PPCA is 0 and its density infinite. Ask for fewer n_latents, or "
+                "take more or noisier examples (dequantised pixels, for instance)."
+            )
+        excess = (eigenvalues[-n_latents:] - noise_variance).clamp(min=0).flip(0)  # < 0 by rounding alone
         return cls(eigenvectors[:, -n_latents:].flip(1) * excess.sqrt(), x.mean(0), noise_variance.sqrt())
 
     @property
@@ -112,11 +122,21 @@ class PPCA(LatentVariableModel):
         return diagonal_normal(zeros, torch.ones_like(zeros))
 
     def likelihood(self, z: Tensor) -> Independent:
-        """N(W z + b, σ² I), event (D,)."""
+        """N(W z + b, σ² I), event (D,).
+
+        Raises:
+            ValueError: z has another number of latents than the model.
+        """
+        _check_last_axis("z", z, "n_latents", self.n_latents)
         return diagonal_normal(z @ self.weight.T + self.bias, self.noise_std)
 
     def posterior(self, x: Tensor) -> MultivariateNormal:
-        """The exact p(z | x): N(M⁻¹ Wᵀ (x − b), σ² M⁻¹), event (L,)."""
+        """The exact p(z | x): N(M⁻¹ Wᵀ (x − b), σ² M⁻¹), event (L,).
+
+        Raises:
+            ValueError: x has another number of pixels than the model.
+        """
+        _check_last_axis("x", x, "n_pixels", len(self.bias))
         noise_variance = self.noise_std.square()
         identity = torch.eye(self.n_latents, dtype=x.dtype, device=x.device)
         precision = (self.weight.T @ self.weight + noise_variance * identity) / noise_variance
@@ -130,5 +150,18 @@ class PPCA(LatentVariableModel):
         return LowRankMultivariateNormal(self.bias, self.weight, diagonal, validate_args=False)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        r"""The exact log p(x) in nats; x of shape (\*batch, D), result (\*batch,)."""
+        r"""The exact log p(x) in nats; x of shape (\*batch, D), result (\*batch,).
+
+        Raises:
+            ValueError: x has another number of pixels than the model.
+        """
+        _check_last_axis("x", x, "n_pixels", len(self.bias))
         return cast(Tensor, self.marginal().log_prob(x))
+
+
+def _check_last_axis(name: str, tensor: Tensor, size_name: str, size: int) -> None:
+    """Refuse a last axis of another size, which broadcasting would stretch without complaint if it is 1."""
+    if tensor.ndim == 0 or tensor.shape[-1] != size:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; its last axis must have this model's {size_name}={size}"
+        )

@@ -115,3 +115,37 @@ def test_an_incomplete_model_names_the_missing_method():
 def test_a_ppca_that_cannot_exist_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("examples", "n_latents"),
+    [
+        (torch.randn(9, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 4), 1),
+        (torch.randn(3, 6, generator=torch.Generator().manual_seed(0)), 2),
+        (torch.ones(5, 4), 1),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fit_refuses_examples_without_noise(examples, n_latents, dtype, device):
+    message = rf"vary in at most n_latents={n_latents} directions.*variance .* is 0 .*Ask for fewer n_latents"
+    with pytest.raises(ValueError, match=message):
+        PPCA.fit(examples.to(device, dtype), n_latents)
+
+
+@pytest.mark.parametrize(("scale", "n_pixels", "n_latents"), [(0.3, 4, 1), (1.1, 5, 2), (1.1, 6, 1)])
+def test_fit_of_equal_variances_in_all_directions_has_weights_of_zero(scale, n_pixels, n_latents, device):
+    """The mean of equal eigenvalues may be rounded up, past each of them."""
+    x = scale * torch.cat([torch.eye(n_pixels), -torch.eye(n_pixels)]).to(device)
+    ppca = PPCA.fit(x, n_latents)
+    assert ppca.weight.abs().max() < 1e-7
+    assert ppca.noise_std.item() == pytest.approx(scale / n_pixels**0.5)
+
+
+@pytest.mark.parametrize("n_pixels", [1, 4])
+def test_wrong_numbers_of_pixels_and_latents_are_refused(n_pixels):
+    ppca, x = random_ppca(), torch.randn(3, n_pixels)
+    for call in (ppca.posterior, ppca.log_likelihood):
+        with pytest.raises(ValueError, match=rf"x has shape \(3, {n_pixels}\); its last axis .* n_pixels=5"):
+            call(x)
+    with pytest.raises(ValueError, match=r"z has shape \(3, 1\); its last axis .* n_latents=2"):
+        ppca.likelihood(x[:, :1])
