@@ -246,7 +246,9 @@ def test_any_iterable_of_batches_will_do(kind):
 
 @pytest.mark.parametrize("first_step", [0, 4])
 def test_batches_that_end_too_early_are_refused_with_the_step_and_the_cure(first_step):
-    message = f"batches ended after step {first_step + 3} of 8: ask for fewer steps, or pass .*itertools.cycle"
+    message = (
+        f"batches ended after step {first_step + 3} of 8: ask for fewer steps, or pass .*itertools.cycle"
+    )
     with pytest.raises(ValueError, match=message):
         fit(Quadratic(), torch.randn(3, 5, 2), 8, first_step=first_step)
 
