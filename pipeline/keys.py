@@ -122,10 +122,13 @@ def _module_files(name: str, package: Path) -> list[Path]:
 
 
 def _names_package_in_text(tree: ast.AST, name: str) -> bool:
-    """Whether a string of the code names the package, as a shell line or `import_module` would."""
-    word = re.compile(rf"\b{name}\b")
+    """Whether a string of the code could have the package run: a shell line, a magic, `import_module`.
+
+    The bare word among others is prose, as in a printed sentence.
+    """
+    runs = re.compile(rf"\b{name}\.\w|(-m|import|from)\s+{name}\b|^{name}$")
     strings = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return any(isinstance(value, str) and word.search(value) for value in strings)
+    return any(isinstance(value, str) and runs.search(value) for value in strings)
 
 
 def _files(folder: Path) -> set[Path]:
