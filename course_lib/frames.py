@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 __all__ = ["FrameSlider"]
 
+# An inline `display` would win over `hidden`, so only the script sets it: no script, no dead controls.
 TEMPLATE = """
 <div class="frame-slider" id="{uid}" style="max-width: {width}px">
   <img src="{first}" alt="{alt}" style="width: 100%; height: auto; background: white">
-  <div class="frame-slider-controls" hidden style="display: flex; gap: 0.6em; align-items: center">
+  <div class="frame-slider-controls" hidden style="gap: 0.6em; align-items: center">
     {play}
     <input type="range" min="0" max="{last}" value="0" step="1" aria-label="{name}" style="flex: 1">
     <output style="min-width: 7em; font-variant-numeric: tabular-nums">{first_label}</output>
@@ -27,6 +28,7 @@ TEMPLATE = """
     const image = root.querySelector("img"), range = root.querySelector("input");
     const controls = root.querySelector(".frame-slider-controls"), button = root.querySelector("button");
     controls.hidden = false;
+    controls.style.display = "flex";
     const show = () => {{
       image.src = "data:image/png;base64," + frames[range.value];
       root.querySelector("output").textContent = labels[range.value];

@@ -75,7 +75,8 @@ def test_without_scripts_the_first_frame_stands_alone_with_its_description():
     assert prefix == "data:image/png;base64"
     assert shade_of(encoded)[0] == 0.0
     assert image["alt"] == ALT
-    assert any("hidden" in attributes for attributes in elements.attributes["div"])
+    (controls,) = (attributes for attributes in elements.attributes["div"] if "hidden" in attributes)
+    assert "display" not in controls["style"]  # it would win over `hidden`
 
 
 def test_markup_in_names_and_labels_is_shown_and_not_obeyed():
@@ -121,22 +122,38 @@ def test_no_values_are_refused():
         FrameSlider(draw, [], "shade", "grey")
 
 
-def test_in_a_browser_the_slider_changes_picture_and_label_offline():
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium, where there is one."""
     sync_api = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(offline=True)
-        page.set_content(slider(label=lambda shade: f"<i>{shade}</i>", milliseconds=20)._repr_html_())
-        image, output, control = page.locator("img"), page.locator("output"), page.locator("input")
-        assert output.text_content() == "<i>0.0</i>"
-        control.fill("2")
-        assert shade_of(image.get_attribute("src").split(",")[1])[0] == 1.0
-        assert output.text_content() == "<i>1.0</i>"
-        page.locator("button").click()
-        page.wait_for_function("document.querySelector('output').textContent.includes('0.5')")
-        page.locator("button").click()
-        assert page.locator("button").text_content() == "▶"
+        yield browser
         browser.close()
+
+
+def test_in_a_browser_the_slider_changes_picture_and_label_offline(browser):
+    page = browser.new_page(offline=True)
+    page.set_content(slider(label=lambda shade: f"<i>{shade}</i>", milliseconds=20)._repr_html_())
+    image, output, control = page.locator("img"), page.locator("output"), page.locator("input")
+    assert output.text_content() == "<i>0.0</i>"
+    control.fill("2")
+    assert shade_of(image.get_attribute("src").split(",")[1])[0] == 1.0
+    assert output.text_content() == "<i>1.0</i>"
+    page.locator("button").click()
+    page.wait_for_function("document.querySelector('output').textContent.includes('0.5')")
+    page.locator("button").click()
+    assert page.locator("button").text_content() == "▶"
+    page.close()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_in_a_browser_the_controls_are_visible_exactly_where_scripts_run(browser, scripts):
+    page = browser.new_page(offline=True, java_script_enabled=scripts)
+    page.set_content(slider(label=str, milliseconds=20)._repr_html_())
+    assert page.locator("img").is_visible()
+    assert [page.locator(tag).is_visible() for tag in ("input", "output", "button")] == [scripts] * 3
+    page.close()
