@@ -8,6 +8,7 @@ A check is a code cell that asserts something. It is tagged `check`, its first l
     replace = "0.5 * (mean"
     with = "(mean"
     mistake = "the one half is missing"
+    trips = "agree(kl, oracle"   # optional: part of the assert statement that must notice it
 """
 
 import ast
@@ -16,6 +17,7 @@ import random
 import re
 import sys
 import tomllib
+import traceback
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,12 +39,13 @@ LABEL = re.compile(r"# check: (\S+)\s*$")
 
 @dataclass(frozen=True)
 class Twin:
-    """One mistake: in the check `cell`, `replace` becomes `wrong`."""
+    """One mistake: in the check `cell`, `replace` becomes `wrong`; the assert that holds `trips` must notice."""
 
     cell: str
     replace: str
     wrong: str
     mistake: str
+    trips: str = ""
 
     def mutate(self, source: str) -> str:
         """The cell with the mistake made."""
@@ -59,9 +62,14 @@ def read_twins(path: Path) -> list[Twin]:
         return []
     entries = tomllib.loads(path.read_text(encoding="utf-8")).get("twin", [])
     for entry in entries:
-        if set(entry) != {"cell", "replace", "with", "mistake"}:
-            raise ValueError(f"{path.name}: a twin has cell, replace, with and mistake; this one has {entry}")
-    return [Twin(entry["cell"], entry["replace"], entry["with"], entry["mistake"]) for entry in entries]
+        if set(entry) - {"trips"} != {"cell", "replace", "with", "mistake"}:
+            raise ValueError(
+                f"{path.name}: a twin has cell, replace, with, mistake, perhaps trips; this one has {entry}"
+            )
+    return [
+        Twin(entry["cell"], entry["replace"], entry["with"], entry["mistake"], entry.get("trips", ""))
+        for entry in entries
+    ]
 
 
 def check_label(source: str) -> str | None:
@@ -115,7 +123,8 @@ def run_twins(notebook: NotebookNode, twins: list[Twin], name: str) -> list[str]
     but the mistake is different.
 
     Returns:
-        a line for each twin that did not raise AssertionError, hence for each mistake a check lets pass.
+        a line for each twin that did not raise AssertionError, or not in the statement it names: for each
+        mistake that a check lets pass.
     """
     cells = _code_cells(notebook)
     last = max((i for i, cell in enumerate(cells) if check_label(cell.source)), default=-1)
@@ -127,9 +136,13 @@ def run_twins(notebook: NotebookNode, twins: list[Twin], name: str) -> list[str]
             for twin in (twin for twin in twins if twin.cell == check_label(cell.source)):
                 with _world_kept(namespace):
                     _restore(state)
-                    outcome = _outcome(twin.mutate(cell.source), dict(before), f"{name}, twin of {twin.cell}")
+                    outcome, statement = _outcome(
+                        twin.mutate(cell.source), dict(before), f"{name}, twin of {twin.cell}"
+                    )
                 if outcome != "AssertionError":
                     survivors.append(f"{twin.cell}: no AssertionError but {outcome}: {twin.mistake}")
+                elif twin.trips not in statement:
+                    survivors.append(f"{twin.cell}: {statement!r} failed, not {twin.trips!r}: {twin.mistake}")
     return survivors
 
 
@@ -162,17 +175,30 @@ def _run(source: str, namespace: dict[str, Any], filename: str, tags: list[str])
     plt.close("all")
 
 
-def _outcome(source: str, namespace: dict[str, Any], filename: str) -> str:
-    """What executing a twin ends in: the name of the exception, or "nothing raised"."""
+def _outcome(source: str, namespace: dict[str, Any], filename: str) -> tuple[str, str]:
+    """What executing a twin ends in (an exception's name or "nothing raised") and the statement that failed."""
     try:
         _execute(source, namespace, filename)
+    except AssertionError as error:
+        return "AssertionError", _failed_statement(error, source, filename)
     except Exception as error:
-        return (
-            type(error).__name__ if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        )
+        return f"{type(error).__name__}: {error}", ""
     finally:
         plt.close("all")
-    return "nothing raised"
+    return "nothing raised", ""
+
+
+def _failed_statement(error: AssertionError, source: str, filename: str) -> str:
+    """The innermost statement of the cell in which the error arose."""
+    line = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename
+    ][-1]
+    around = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.stmt) and node.lineno <= (line or 0) <= (node.end_lineno or 0)
+    ]
+    return ast.get_source_segment(source, max(around, key=lambda node: node.lineno)) or ""
 
 
 def _execute(source: str, namespace: dict[str, Any], filename: str) -> None:

@@ -1,5 +1,6 @@
 """The chapters' numbers and checks: what the prose quotes comes out again, and every check can fail."""
 
+import ast
 import json
 
 import nbformat
@@ -34,6 +35,49 @@ def test_every_check_has_a_twin(chapter):
     notebook = read_page(ROOT / f"{PAGES[chapter]}.md", ROOT)
     problems = structural_problems(notebook, read_twins(TWINS / f"{chapter}.toml"))
     assert not problems, "\n".join(problems)
+
+
+def implicit_tolerances(source):
+    """Comparisons up to a relative tolerance that their author did not write down."""
+    named = {
+        "isclose": {"rtol", "rel_tol"},
+        "allclose": {"rtol"},
+        "assert_close": {"rtol"},
+        "approx": {"rel"},
+    }
+    return [
+        ast.get_source_segment(source, node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and (name := getattr(node.func, "attr", getattr(node.func, "id", ""))) in named
+        and not named[name] & {keyword.arg for keyword in node.keywords}
+    ]
+
+
+@pytest.mark.parametrize("chapter", PAGES)
+def test_no_check_has_a_tolerance_that_it_does_not_state(chapter):
+    notebook = read_page(ROOT / f"{PAGES[chapter]}.md", ROOT)
+    checks = [cell.source for cell in notebook.cells if "check" in cell.metadata.get("tags", [])]
+    found = [call for source in checks for call in implicit_tolerances(source)]
+    assert not found, (
+        "a relative tolerance of 1e-5 applies silently: state rtol (0 for none) in\n" + "\n".join(found)
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("assert torch.isclose(a, b, atol=1e-12)", 1),
+        ("assert np.allclose(a, b)", 1),
+        ("assert math.isclose(a, b)", 1),
+        ("torch.testing.assert_close(a, b)", 1),
+        ("assert torch.allclose(a, b, rtol=0, atol=1e-12)", 0),
+        ("assert math.isclose(a, b, rel_tol=1e-9)", 0),
+        ("assert abs(a - b) < 1e-12", 0),
+    ],
+)
+def test_unstated_tolerances_are_found(source, count):
+    assert len(implicit_tolerances(source)) == count
 
 
 @pytest.mark.parametrize("chapter", PAGES)
@@ -89,6 +133,13 @@ def test_a_twin_that_does_not_fail_its_assertion_is_reported(wrong, outcome):
     assert "no mistake at all" in line
 
 
+def test_a_twin_must_fail_in_the_statement_it_names():
+    two = CHECK + "assert (\n    total\n    < 5\n)\n"
+    assert run_twins(toy(two), [Twin("sum", "ones(3)", "ones(4)", "too many", "total - 3")], "toy") == []
+    (line,) = run_twins(toy(two), [Twin("sum", "ones(3)", "ones(4)", "too many", "< 5")], "toy")
+    assert "total - 3" in line
+
+
 def test_a_check_that_fails_by_itself_is_an_error():
     with pytest.raises(AssertionError):
         run_twins(toy(CHECK.replace("- 3", "- 4")), [WRONG], "toy")
@@ -134,6 +185,8 @@ def test_twins_are_read_strictly(tmp_path):
     path = tmp_path / "toy.toml"
     path.write_text('[[twin]]\ncell = "sum"\nreplace = "a"\nwith = "b"\nmistake = "c"\n')
     assert read_twins(path) == [Twin("sum", "a", "b", "c")]
+    path.write_text('[[twin]]\ncell = "sum"\nreplace = "a"\nwith = "b"\nmistake = "c"\ntrips = "d"\n')
+    assert read_twins(path) == [Twin("sum", "a", "b", "c", "d")]
     path.write_text('[[twin]]\ncell = "sum"\nreplace = "a"\nwith = "b"\n')
     with pytest.raises(ValueError, match="mistake"):
         read_twins(path)
