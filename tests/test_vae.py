@@ -95,6 +95,18 @@ def test_ancestral_samples_have_the_frequencies_of_the_model(device):
     assert standard_errors(is_image, torch.full((16,), 1 / 16, device=device)) > 4
 
 
+@torch.no_grad()
+def test_in_single_precision_the_likelihood_of_784_bits_is_exact_to_a_thousandth_of_a_nat(device):
+    vae = BernoulliVAE(784, 10).to(device)
+    for parameter in vae.decoder.parameters():
+        parameter.mul_(2)
+    z, x = torch.randn(20, 10, device=device), torch.rand(20, 784, device=device).round()
+    truth = vae.likelihood(z).log_prob(x)
+    value = vae.float().likelihood(z.float()).log_prob(x.float())
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), truth, rtol=0, atol=0.001)
+
+
 def test_prior_is_standard_normal_on_the_models_device(device):
     prior = BernoulliVAE(4, n_latents=3).to(device).prior()
     assert prior.mean.device.type == device.type
