@@ -39,7 +39,7 @@ LABEL = re.compile(r"# check: (\S+)\s*$")
 
 @dataclass(frozen=True)
 class Twin:
-    """One mistake: in the check `cell`, `replace` becomes `wrong`; the assert that holds `trips` must notice."""
+    """One mistake: in the check `cell`, `replace` becomes `wrong`; the assert with `trips` must notice."""
 
     cell: str
     replace: str
@@ -176,7 +176,7 @@ def _run(source: str, namespace: dict[str, Any], filename: str, tags: list[str])
 
 
 def _outcome(source: str, namespace: dict[str, Any], filename: str) -> tuple[str, str]:
-    """What executing a twin ends in (an exception's name or "nothing raised") and the statement that failed."""
+    """What executing a twin ends in, an exception's name or "nothing raised", and the failed assert."""
     try:
         _execute(source, namespace, filename)
     except AssertionError as error:
