@@ -27,6 +27,25 @@ def slider(**options):
     return FrameSlider(draw, SHADES, name='the "shade"', alt=ALT, dpi=40, **labels)
 
 
+def test_frames_are_light_and_keep_their_colours():
+    def lines(_):
+        figure, ax = plt.subplots(figsize=(4, 3))
+        ax.plot([0, 1], [0, 1], color="#0072b2", linewidth=8)
+        ax.imshow([[0, 1], [2, 3]], extent=(0, 1, 2, 3), cmap="gray")
+        return figure
+
+    figure, full = lines(0), io.BytesIO()
+    figure.savefig(full, format="png", dpi=100)
+    full.seek(0)
+    plt.close(figure)
+    (encoded,) = FrameSlider(lines, [0], name="n", alt="a").frames
+    small = io.BytesIO(base64.b64decode(encoded))
+    assert len(small.getvalue()) < 0.7 * len(full.getvalue())
+    before, after = (matplotlib.image.imread(file, format="png")[..., :3] for file in (full, small))
+    assert abs(before - after).max() < 0.1
+    assert (after[0, 0] == 1).all()  # white stays white
+
+
 class Elements(html.parser.HTMLParser):
     """Every start tag's attributes by name of the tag, and the text of the one script."""
 
