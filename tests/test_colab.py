@@ -160,8 +160,8 @@ def site() -> Path:
 
 def executable_pages() -> dict[str, Path]:
     """The pages with code cells, by the name of their notebook."""
-    pages = {Path(name).name: SETTINGS.root / f"{name}.md" for name in page_names(SETTINGS.root)}
-    return {name: path for name, path in pages.items() if is_notebook(path)}
+    paths = [SETTINGS.root / f"{name}.md" for name in page_names(SETTINGS.root)]
+    return {path.stem: path for path in paths if is_notebook(path)}
 
 
 def test_every_page_with_code_is_published(site: Path) -> None:
