@@ -66,7 +66,9 @@ def differences(values: dict[str, Any], expected: dict[str, Entry]) -> list[str]
         if name not in values:
             lines.append(f"{name} is expected but not glued")
         elif not _is_entry(entry):
-            lines.append(f"{name}: {entry} is not an entry, or its tolerance is too wide to mean anything")
+            lines.append(
+                f"{name}: {entry} is no entry, or wider than a quarter of its value (see pipeline/glued.py)"
+            )
         elif not _agrees(values[name], entry):
             lines.append(f"{name}: the run gives {values[name]!r}, expected {entry}")
     return lines

@@ -242,8 +242,12 @@ def test_a_perturbed_value_fails(chapter):
     for name, entry in expected.items():
         if "varies" in entry:
             continue
-        value = values[name]
-        perturbed = f"not {value}" if isinstance(value, str) else 1.6 * value + 0.01
+        if "below" in entry:
+            perturbed = 2 * entry["below"]
+        elif isinstance(entry["value"], str):
+            perturbed = f"not {entry['value']}"
+        else:
+            perturbed = entry["value"] + 1.1 * entry["tolerance"] + 1e-6 * abs(entry["value"])
         assert differences({**values, name: perturbed}, expected), f"{name} = {perturbed} passes"
 
 
