@@ -247,7 +247,7 @@ def test_a_perturbed_value_fails(chapter):
         elif isinstance(entry["value"], str):
             perturbed = f"not {entry['value']}"
         else:
-            perturbed = entry["value"] + 1.1 * entry["tolerance"] + 1e-6 * abs(entry["value"])
+            perturbed = entry["value"] + 1.1 * entry["tolerance"] + 1e-6 * max(1, abs(entry["value"]))
         assert differences({**values, name: perturbed}, expected), f"{name} = {perturbed} passes"
 
 
