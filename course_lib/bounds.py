@@ -140,14 +140,17 @@ def estimate_log_likelihood(
         raise ValueError(f"x must have shape (N, D) with N ≥ 1, got {tuple(x.shape)}")
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 pair, got {chunk}")
-    estimates = []
-    for examples in x.split(max(1, chunk // n_samples)):
+    # One result tensor, filled piece by piece: thousands of small ones, kept while large temporaries come and
+    # go between them, would fragment the heap into gigabytes.
+    log_likelihood = x.new_empty(len(x))
+    size = max(1, chunk // n_samples)
+    for examples, result in zip(x.split(size), log_likelihood.split(size), strict=True):
         log_total = examples.new_full((len(examples),), -math.inf)
         for start in range(0, n_samples, chunk):
             log_weights = log_importance_weights(model, examples, min(chunk, n_samples - start))
             log_total = torch.logaddexp(log_total, log_weights.logsumexp(0))
-        estimates.append(log_total - math.log(n_samples))
-    return torch.cat(estimates)
+        result.copy_(log_total - math.log(n_samples))
+    return log_likelihood
 
 
 class NegativeElbo(nn.Module):
