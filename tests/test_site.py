@@ -128,6 +128,8 @@ def open_page(browser, url):
     page.on("console", lambda m: m.type != "error" or page.complaints.append(m.text))
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
     page.goto(url)
+    if url.endswith("/html/index.html"):
+        page.wait_for_url("**/book/index.html")  # the site's front door sends its visitors on at once
     page.wait_for_load_state("load")
     page.evaluate("window.MathJax?.startup?.promise")
     return page
