@@ -1,0 +1,176 @@
+r"""Factors: tables over a few named discrete variables, of which every Markov network is a product.
+
+Tables hold log values in float64, so that products of thousands of factors neither overflow nor vanish.
+A zero is kept exactly, as −∞, and no operation here turns one into NaN.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+__all__ = ["Assignment", "Factor", "States", "merge_states", "names", "product", "state_index"]
+
+States = Mapping[str, Sequence[Hashable] | int]
+"""The states of each variable; an integer k means the states 0, …, k − 1."""
+
+Assignment = Mapping[str, Hashable]
+"""One state for each of some variables."""
+
+
+class Factor:
+    r"""A function :math:`\phi(x_S) \ge 0` of the discrete variables S, its scope.
+
+    A factor is no probability: its values may sum to anything. `Factor({"rain": ("no", "yes"), "wet": 2},
+    [[9, 1], [2, 8]])` has the value 1 where it does not rain and wet is 1.
+
+    Args:
+        states: the scope, and the states of each of its variables.
+        values: φ ≥ 0, with one axis for each variable, in the order of `states`.
+        log_values: log φ instead, where −∞ stands for a zero; exactly one of the two is given.
+    """
+
+    def __init__(
+        self,
+        states: States,
+        values: ArrayLike | Tensor | None = None,
+        *,
+        log_values: ArrayLike | Tensor | None = None,
+    ) -> None:
+        if (values is None) == (log_values is None):
+            raise ValueError("give either values or log_values, and not both")
+        name, given = ("log_values", log_values) if values is None else ("values", values)
+        table = torch.as_tensor(given, dtype=torch.float64).detach()
+        self.states = {variable: _state_names(variable, s) for variable, s in states.items()}
+        if table.shape != (shape := tuple(map(len, self.states.values()))):
+            raise ValueError(f"{name} of {self} must have shape {shape}, got {tuple(table.shape)}")
+        lowest = 0.0 if log_values is None else -torch.inf
+        if not (allowed := (table >= lowest) & (table < torch.inf)).all():
+            kind = "finite numbers ≥ 0" if log_values is None else "finite numbers or −∞"
+            raise ValueError(f"{name} of {self} must be {kind}, got {float(table[~allowed][0])}")
+        self.log_values = table.log() if log_values is None else table.clone()
+
+    @classmethod
+    def from_table(cls, states: Mapping[str, tuple[Hashable, ...]], log_values: Tensor) -> "Factor":
+        """A factor around a table that is known to be right: nothing is copied, nothing is checked."""
+        factor = cls.__new__(cls)
+        factor.states, factor.log_values = dict(states), log_values
+        return factor
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The scope, in the order of the table's axes."""
+        return tuple(self.states)
+
+    @property
+    def values(self) -> Tensor:
+        """φ itself; it may overflow or vanish where `log_values` does not."""
+        return self.log_values.exp()
+
+    def __repr__(self) -> str:
+        return f"Factor({', '.join(f'{variable}: {len(s)}' for variable, s in self.states.items())})"
+
+    def product(self, other: "Factor") -> "Factor":
+        r""":math:`\phi(x_S)\,\psi(x_T)`, a factor of :math:`x_{S\cup T}`; the energies −log φ add."""
+        return product((self, other), merge_states((self.states, other.states)))
+
+    __mul__ = product
+
+    def marginalise(self, variables: Iterable[str]) -> "Factor":
+        r""":math:`\sum_{x_V} \phi(x_S)`, a factor of what is left of S."""
+        kept, axes = self._without(variables)
+        return Factor.from_table(kept, self.log_values.logsumexp(axes) if axes else self.log_values)
+
+    def maximise(self, variables: Iterable[str]) -> "Factor":
+        r""":math:`\max_{x_V} \phi(x_S)`, a factor of what is left of S."""
+        kept, axes = self._without(variables)
+        return Factor.from_table(kept, self.log_values.amax(axes) if axes else self.log_values)
+
+    def reduce(self, evidence: Assignment) -> "Factor":
+        r""":math:`\phi(x_{S\setminus E}, x_E = e)`: the slice of this table where the evidence holds."""
+        kept, _ = self._without(evidence)
+        index = tuple(
+            state_index(self.states, variable, evidence[variable]) if variable in evidence else slice(None)
+            for variable in self.states
+        )
+        return Factor.from_table(kept, self.log_values[index])
+
+    def normalise(self) -> "Factor":
+        r""":math:`\phi(x_S) / \sum_{x_S} \phi(x_S)`: the probabilities in proportion to the values."""
+        log_total = self.log_values.flatten().logsumexp(0)
+        if log_total == -torch.inf:
+            raise ValueError(f"{self} is zero everywhere: there is no distribution in proportion to it")
+        return Factor.from_table(self.states, self.log_values - log_total)
+
+    def log_value(self, assignment: Assignment) -> float:
+        r""":math:`\log \phi(x_S)`; states of variables outside the scope are ignored."""
+        if missing := [variable for variable in self.states if variable not in assignment]:
+            raise ValueError(f"assignment must give a state to every variable of {self}, {missing} lack one")
+        index = tuple(state_index(self.states, variable, assignment[variable]) for variable in self.states)
+        return float(self.log_values[index])
+
+    def aligned(self, scope: Iterable[str]) -> Tensor:
+        """A view of the table with one axis for each variable of the larger `scope`, to be broadcast."""
+        scope = tuple(scope)
+        axes = sorted(range(len(self.states)), key=lambda axis: scope.index(self.variables[axis]))
+        index = tuple(slice(None) if variable in self.states else None for variable in scope)
+        return self.log_values.permute(axes)[index]
+
+    def _without(self, variables: Iterable[str]) -> tuple[dict[str, tuple[Hashable, ...]], tuple[int, ...]]:
+        """The states of the other variables, and the axes of these."""
+        gone = names(variables)
+        if unknown := [variable for variable in gone if variable not in self.states]:
+            raise ValueError(f"{self} has no variable {unknown[0]!r}")
+        kept = {variable: s for variable, s in self.states.items() if variable not in gone}
+        return kept, tuple(axis for axis, variable in enumerate(self.states) if variable in gone)
+
+
+def product(factors: Iterable[Factor], states: Mapping[str, tuple[Hashable, ...]]) -> Factor:
+    r""":math:`\prod_i \phi_i(x_{S_i})` as a factor of all of `states`, which contain every scope.
+
+    One table is made and the log values are added into it, so nothing larger than the result exists.
+    """
+    tables = [factor.aligned(states) for factor in factors]
+    device = tables[0].device if tables else None
+    total = torch.zeros([len(s) for s in states.values()], dtype=torch.float64, device=device)
+    for table in tables:
+        total += table
+    return Factor.from_table(states, total)
+
+
+def merge_states(all_states: Iterable[Mapping[str, tuple[Hashable, ...]]]) -> dict[str, tuple[Hashable, ...]]:
+    """The states of all variables, in order of first appearance; a variable has the same ones everywhere."""
+    merged: dict[str, tuple[Hashable, ...]] = {}
+    for states in all_states:
+        for variable, s in states.items():
+            if merged.setdefault(variable, s) != s:
+                raise ValueError(
+                    f"{variable!r} has the states {merged[variable]} in one factor and {s} in another: "
+                    "give it the same ones, in the same order, everywhere"
+                )
+    return merged
+
+
+def names(variables: Iterable[str]) -> tuple[str, ...]:
+    """The variables as a tuple; a single string is one name, not a sequence of letters."""
+    chosen = (variables,) if isinstance(variables, str) else tuple(variables)
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"every variable may be named once, got {chosen}")
+    return chosen
+
+
+def state_index(states: Mapping[str, tuple[Hashable, ...]], variable: str, state: Hashable) -> int:
+    """The position of a state on the axis of its variable."""
+    if state not in states[variable]:
+        raise ValueError(f"variable {variable!r} has the states {states[variable]}, got {state!r}")
+    return states[variable].index(state)
+
+
+def _state_names(variable: str, states: Sequence[Hashable] | int) -> tuple[Hashable, ...]:
+    if isinstance(states, str):
+        raise ValueError(f"states of {variable!r} must be a sequence or a number, got the string {states!r}")
+    chosen = tuple(range(states)) if isinstance(states, int) else tuple(states)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"{variable!r} needs at least one state and different ones, got {states!r}")
+    return chosen

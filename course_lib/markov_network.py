@@ -1,0 +1,203 @@
+r"""Markov networks: products of factors as distributions, with exact inference by variable elimination."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import combinations
+
+import networkx as nx
+import torch
+
+from course_lib.elimination import EliminationPlan, eliminate, most_probable_states, plan_elimination
+from course_lib.factor import Assignment, Factor, States, merge_states, names, product, state_index
+
+__all__ = ["MarkovNetwork", "ising_grid"]
+
+GIBIBYTE = 2**30
+
+Order = str | Sequence[str]
+
+
+class MarkovNetwork:
+    r"""A Gibbs distribution over named discrete variables.
+
+    .. math:: p(x) = \frac1Z \prod_i \phi_i(x_{S_i}), \qquad Z = \sum_x \prod_i \phi_i(x_{S_i})
+
+    Its graph joins two variables when a factor mentions both. A zero is allowed in any factor, and exact.
+
+    Where a method takes `evidence`, a state for each observed variable, it answers for the rest given that
+    evidence. It first plans the elimination, in the given `order` (see `plan_elimination`), and raises
+    `MemoryError` when the tables would take more than `memory_limit` bytes.
+
+    Args:
+        factors: any number of factors; shared variables must have the same states in the same order.
+        isolated: variables that no factor needs to mention, with their states; they come first in order.
+
+    Source:
+        Koller and Friedman (2009), chapters 4 and 9.
+    """
+
+    def __init__(self, factors: Iterable[Factor], isolated: States | None = None) -> None:
+        given = tuple(factors)
+        device = given[0].log_values.device if given else None
+        extra = [
+            Factor({variable: s}, torch.ones(s if isinstance(s, int) else len(s), device=device))
+            for variable, s in (isolated or {}).items()
+        ]
+        self.states = merge_states(factor.states for factor in (*extra, *given))
+        mentioned = {variable for factor in given for variable in factor.states}
+        self.factors = given + tuple(factor for factor in extra if not mentioned & set(factor.states))
+        self.graph = nx.Graph()
+        self.graph.add_nodes_from(self.states)
+        for factor in given:
+            self.graph.add_edges_from(combinations(factor.variables, 2))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """All variables, in order of first appearance."""
+        return tuple(self.states)
+
+    def __repr__(self) -> str:
+        edges = self.graph.number_of_edges()
+        return f"MarkovNetwork({len(self.states)} variables, {len(self.factors)} factors, {edges} edges)"
+
+    def maximal_cliques(self) -> list[tuple[str, ...]]:
+        """The largest sets of variables that are all joined to one another, in the order of `variables`."""
+        position = {variable: i for i, variable in enumerate(self.states)}
+        cliques = (tuple(sorted(clique, key=position.__getitem__)) for clique in nx.find_cliques(self.graph))
+        return sorted(cliques, key=lambda clique: [position[variable] for variable in clique])
+
+    def log_potential(self, assignment: Assignment) -> float:
+        r""":math:`\sum_i \log \phi_i(x_{S_i})` of a state for every variable: log p(x) + log Z."""
+        self._check_evidence(assignment, "assignment")
+        if missing := [variable for variable in self.states if variable not in assignment]:
+            raise ValueError(f"assignment must give a state to every variable, {missing} lack one")
+        return sum(factor.log_value(assignment) for factor in self.factors)
+
+    def log_prob(self, assignment: Assignment) -> float:
+        """log p(x) of a state for every variable, in nats; −∞ where a factor is zero."""
+        return self.log_potential(assignment) - self._positive_log_partition({}, "min_fill", GIBIBYTE)
+
+    def joint(self, memory_limit: float = GIBIBYTE) -> Factor:
+        """p(x) as one table over all variables, by enumeration: for small networks, to check the rest."""
+        plan = plan_elimination([], self._cardinalities({}), keep=self.states)
+        plan.refuse_above(memory_limit)
+        return product(self.factors, self.states).normalise()
+
+    def plan(
+        self, evidence: Assignment | None = None, keep: Iterable[str] = (), order: Order = "min_fill"
+    ) -> EliminationPlan:
+        """What it will cost to sum out everything but `keep` and the observed variables."""
+        observed, kept = dict(evidence or {}), names(keep)
+        self._check_evidence(observed, "evidence")
+        self._check_known(kept)
+        if both := [variable for variable in kept if variable in observed]:
+            raise ValueError(f"{both} are asked for, and also given as evidence")
+        scopes = ([v for v in factor.variables if v not in observed] for factor in self.factors)
+        return plan_elimination(scopes, self._cardinalities(observed), kept, order)
+
+    def log_partition(
+        self, evidence: Assignment | None = None, order: Order = "min_fill", memory_limit: float = GIBIBYTE
+    ) -> float:
+        r""":math:`\log Z(e) = \log \sum_{x_{V \setminus E}} \prod_i \phi_i(x_{S_i}, e)`, in nats.
+
+        Without evidence it is log Z. With it, log p(e) = log Z(e) − log Z; −∞ if the evidence is impossible.
+        """
+        return float(self._eliminate((), evidence, order, memory_limit).log_values)
+
+    def marginal(
+        self,
+        variables: Iterable[str],
+        evidence: Assignment | None = None,
+        order: Order = "min_fill",
+        memory_limit: float = GIBIBYTE,
+    ) -> Factor:
+        """p(variables | evidence), a normalised factor with its axes in the order asked for."""
+        table = self._eliminate(names(variables), evidence, order, memory_limit)
+        if table.log_values.max() == -torch.inf:
+            raise ValueError(_impossible(evidence))
+        return table.normalise()
+
+    def most_probable(
+        self, evidence: Assignment | None = None, order: Order = "min_fill", memory_limit: float = GIBIBYTE
+    ) -> tuple[dict[str, Hashable], float]:
+        """The most probable states of all unobserved variables together, and their log p(x | evidence).
+
+        This need not be the most probable state of each by itself. Which of equals it is depends on `order`.
+        """
+        observed = dict(evidence or {})
+        plan = self.plan(observed, (), order)
+        plan.refuse_above(memory_limit, traceback=True)
+        log_total = self._positive_log_partition(observed, order, memory_limit)
+        best = most_probable_states(self._reduced(observed), plan)
+        states = {variable: best[variable] for variable in self.states if variable in best}
+        return states, self.log_potential(states | observed) - log_total
+
+    def separated(self, x: Iterable[str], y: Iterable[str], given: Iterable[str] = ()) -> bool:
+        """Whether every path from x to y passes through `given`; then x and y are independent given it."""
+        sets = names(x), names(y), names(given)
+        for chosen in sets:
+            self._check_known(chosen)
+        for one, other in combinations(sets, 2):
+            if both := [variable for variable in one if variable in other]:
+                raise ValueError(f"x, y and given must not overlap, {both} are in two of them")
+        rest = self.graph.subgraph(set(self.states) - set(sets[2]))
+        return not any(nx.has_path(rest, a, b) for a in sets[0] for b in sets[1])
+
+    def _eliminate(
+        self, keep: tuple[str, ...], evidence: Assignment | None, order: Order, memory_limit: float
+    ) -> Factor:
+        plan = self.plan(evidence, keep, order)
+        plan.refuse_above(memory_limit)
+        return eliminate(self._reduced(evidence or {}), plan)
+
+    def _positive_log_partition(self, evidence: Assignment, order: Order, memory_limit: float) -> float:
+        log_total = self.log_partition(evidence, order, memory_limit)
+        if log_total == -torch.inf:
+            raise ValueError(_impossible(evidence))
+        return log_total
+
+    def _reduced(self, evidence: Assignment) -> list[Factor]:
+        return [f.reduce({v: evidence[v] for v in f.variables if v in evidence}) for f in self.factors]
+
+    def _cardinalities(self, evidence: Assignment) -> dict[str, int]:
+        return {variable: len(s) for variable, s in self.states.items() if variable not in evidence}
+
+    def _check_known(self, variables: Iterable[str]) -> None:
+        if unknown := [variable for variable in variables if variable not in self.states]:
+            raise ValueError(f"the network has no variable {unknown[0]!r}, it has {list(self.states)}")
+
+    def _check_evidence(self, evidence: Assignment, name: str) -> None:
+        if not isinstance(evidence, Mapping):
+            raise ValueError(f"{name} must map variables to states, got {evidence!r}")
+        self._check_known(evidence)
+        for variable, state in evidence.items():
+            state_index(self.states, variable, state)
+
+
+def ising_grid(n_rows: int, n_columns: int, coupling: float, field: float = 0.0) -> MarkovNetwork:
+    r"""Spins :math:`s_i \in \{-1, +1\}` on a grid, each joined to those above, below, left and right.
+
+    .. math:: p(s) = \frac1Z \exp\Bigl(J \sum_{i \sim j} s_i s_j + h \sum_i s_i\Bigr)
+
+    Spin (row, column) is the variable "s[row,column]"; they are ordered row by row.
+
+    Args:
+        n_rows, n_columns: the size of the grid, at least 1 each.
+        coupling: J; positive values make neighbours agree. The inverse temperature is a factor of J and h.
+        field: h; positive values favour +1.
+    """
+    if min(n_rows, n_columns) < 1:
+        raise ValueError(f"n_rows and n_columns must be at least 1, got {n_rows} and {n_columns}")
+    spin = (-1, 1)
+    site = {(i, j): f"s[{i},{j}]" for i in range(n_rows) for j in range(n_columns)}
+    bonds = [((i, j), end) for i, j in site for end in ((i, j + 1), (i + 1, j)) if end in site]
+    agree = coupling * torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    align = field * torch.tensor(spin, dtype=torch.float64)
+    factors = [Factor({site[a]: spin, site[b]: spin}, log_values=agree) for a, b in bonds]
+    factors += [Factor({name: spin}, log_values=align) for name in site.values() if field]
+    return MarkovNetwork(factors, isolated={name: spin for name in site.values()})
+
+
+def _impossible(evidence: Assignment | None) -> str:
+    if evidence:
+        return f"the evidence {dict(evidence)} has probability zero: there is nothing to condition on"
+    return "every assignment has probability zero: some factors exclude each other's positive values"
