@@ -5,6 +5,7 @@ from itertools import combinations
 
 import networkx as nx
 import torch
+from torch import Tensor
 
 from course_lib.elimination import EliminationPlan, eliminate, most_probable_states, plan_elimination
 from course_lib.factor import Assignment, Factor, States, merge_states, names, product, state_index
@@ -37,6 +38,8 @@ class MarkovNetwork:
 
     def __init__(self, factors: Iterable[Factor], isolated: States | None = None) -> None:
         given = tuple(factors)
+        if not given and not isolated:
+            raise ValueError("a network needs at least one factor, or one isolated variable")
         device = given[0].log_values.device if given else None
         extra = [
             Factor({variable: s}, torch.ones(s if isinstance(s, int) else len(s), device=device))
@@ -55,9 +58,21 @@ class MarkovNetwork:
         """All variables, in order of first appearance."""
         return tuple(self.states)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the factors' tables are."""
+        return self.factors[0].log_values.device
+
     def __repr__(self) -> str:
         edges = self.graph.number_of_edges()
         return f"MarkovNetwork({len(self.states)} variables, {len(self.factors)} factors, {edges} edges)"
+
+    def indices(self, assignment: Assignment, name: str = "assignment") -> dict[str, int]:
+        """The position of each given state in `states`; `name` is what an error calls the assignment."""
+        if not isinstance(assignment, Mapping):
+            raise ValueError(f"{name} must map variables to states, got {assignment!r}")
+        self._check_known(assignment)
+        return {variable: state_index(self.states, variable, state) for variable, state in assignment.items()}
 
     def maximal_cliques(self) -> list[tuple[str, ...]]:
         """The largest sets of variables that are all joined to one another, in the order of `variables`."""
@@ -67,10 +82,36 @@ class MarkovNetwork:
 
     def log_potential(self, assignment: Assignment) -> float:
         r""":math:`\sum_i \log \phi_i(x_{S_i})` of a state for every variable: log p(x) + log Z."""
-        self._check_evidence(assignment, "assignment")
+        self.indices(assignment)
         if missing := [variable for variable in self.states if variable not in assignment]:
             raise ValueError(f"assignment must give a state to every variable, {missing} lack one")
         return sum(factor.log_value(assignment) for factor in self.factors)
+
+    def log_potentials(self, x: Tensor) -> Tensor:
+        r"""The same for many assignments at once, as `gibbs_sample` returns them.
+
+        Args:
+            x: integers of shape (\*batch, V), positions in `states`, with a column for each of `variables`.
+
+        Returns:
+            shape (\*batch,), in nats.
+        """
+        sizes = x.new_tensor([len(s) for s in self.states.values()])
+        if x.is_floating_point() or x.shape[-1:] != sizes.shape:
+            raise ValueError(
+                f"x must be integers of shape (*batch, {len(sizes)}), got {x.dtype}, {tuple(x.shape)}"
+            )
+        if (wrong := (x < 0) | (x >= sizes)).any():
+            variable = self.variables[int(wrong.nonzero()[0, -1])]
+            raise ValueError(
+                f"x must hold positions in the states of its variables, got {int(x[wrong][0])} "
+                f"for {variable!r}, which has {len(self.states[variable])}"
+            )
+        column = dict(zip(self.states, x.unbind(-1), strict=True))
+        total = torch.zeros(x.shape[:-1], dtype=torch.float64, device=x.device)
+        for factor in self.factors:
+            total += factor.log_values[tuple(column[variable] for variable in factor.states)]
+        return total
 
     def log_prob(self, assignment: Assignment) -> float:
         """log p(x) of a state for every variable, in nats; −∞ where a factor is zero."""
@@ -87,7 +128,7 @@ class MarkovNetwork:
     ) -> EliminationPlan:
         """What it will cost to sum out everything but `keep` and the observed variables."""
         observed, kept = dict(evidence or {}), names(keep)
-        self._check_evidence(observed, "evidence")
+        self.indices(observed, "evidence")
         self._check_known(kept)
         if both := [variable for variable in kept if variable in observed]:
             raise ValueError(f"{both} are asked for, and also given as evidence")
@@ -164,13 +205,6 @@ class MarkovNetwork:
     def _check_known(self, variables: Iterable[str]) -> None:
         if unknown := [variable for variable in variables if variable not in self.states]:
             raise ValueError(f"the network has no variable {unknown[0]!r}, it has {list(self.states)}")
-
-    def _check_evidence(self, evidence: Assignment, name: str) -> None:
-        if not isinstance(evidence, Mapping):
-            raise ValueError(f"{name} must map variables to states, got {evidence!r}")
-        self._check_known(evidence)
-        for variable, state in evidence.items():
-            state_index(self.states, variable, state)
 
 
 def ising_grid(n_rows: int, n_columns: int, coupling: float, field: float = 0.0) -> MarkovNetwork:
