@@ -5,6 +5,8 @@ import json
 import os
 import platform
 import resource
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,17 @@ def peak_memory_gib() -> float:
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS, never reset
+
+
+def seconds(run: Callable[[], None], device: torch.device) -> float:
+    """Wall-clock time of one call, the device's queue included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def write(name: str, content: dict[str, Any]) -> Path:

@@ -13,11 +13,10 @@ All in one process, interleaved, medians over the repeats:
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
-from record import machine, write
+from record import machine, seconds, write
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -83,17 +82,6 @@ def idiom(device: torch.device, steps: int) -> Callable[[], None]:
 
 def void(_: object) -> None:
     """Drop a value."""
-
-
-def seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Wall-clock time of one call, the device's queue included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from course_lib.batches import TRANSFORMS, Batches, check_transform, sub_seed
 
-__all__ = ["DATASETS", "Images", "default_device", "load_images"]
+__all__ = ["DATASETS", "Images", "bars_and_stripes", "default_device", "load_images"]
 
 DATASETS = ("digits", "mnist", "fashion-mnist")
 
@@ -134,6 +134,28 @@ def load_images(
     return Images(
         name, (height, width), n_levels, train.flatten(1), train_labels, test.flatten(1), test_labels
     )
+
+
+def bars_and_stripes(side: int) -> Tensor:
+    """The patterns of bars and stripes: a square whose rows, or whose columns, are each on or off.
+
+    To draw from it, choose a row of the result at random: first a coin decides between bars and stripes, then
+    one coin a line. So the blank and the full square occur twice, and every other pattern once.
+
+    Args:
+        side: pixels along one side, at least 1.
+
+    Returns:
+        float bits, shape (2 · 2^side, side²).
+
+    Source:
+        MacKay (2003), section 43.1.
+    """
+    if side < 1:
+        raise ValueError(f"side must be at least 1 pixel, got {side}")
+    lines = torch.arange(2**side)[:, None] >> torch.arange(side) & 1
+    stripes = lines[:, :, None].expand(-1, side, side)
+    return torch.cat([stripes, stripes.mT]).flatten(1).float()
 
 
 def _digits() -> tuple[Tensor, ...]:

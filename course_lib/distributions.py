@@ -17,6 +17,8 @@ __all__ = [
     "kl_between_normals",
     "kl_to_standard_normal",
     "log_mean_exp",
+    "sample_bits",
+    "sample_bits_of_mean",
 ]
 
 
@@ -47,6 +49,38 @@ def bernoulli_vector(logits: Tensor) -> Independent:
         a distribution of batch shape (\*batch,) and event shape (D,).
     """
     return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+
+
+@torch.no_grad()
+def sample_bits(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    r"""Independent bits with :math:`p(x_d = 1) = \sigma(\ell_d)`; no gradient passes.
+
+    Args:
+        logits: the log-odds ℓ, any shape.
+        generator: of the logits' device; None draws from torch's global one.
+
+    Returns:
+        zeros and ones in the shape and type of `logits`.
+    """
+    return sample_bits_of_mean(logits.sigmoid(), generator)
+
+
+@torch.no_grad()
+def sample_bits_of_mean(mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    r"""Independent bits with :math:`p(x_d = 1) = \pi_d`, where the means π are known already.
+
+    Like `torch.bernoulli`, which takes three times as long on a CPU. The uniform numbers of float32 are
+    multiples of 2⁻²⁴, so each π is in effect rounded up to one.
+
+    Args:
+        mean: π in [0, 1], any shape.
+        generator: of the means' device; None draws from torch's global one.
+
+    Returns:
+        zeros and ones in the shape and type of `mean`.
+    """
+    noise = torch.rand(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    return torch.lt(noise, mean, out=noise)
 
 
 def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:

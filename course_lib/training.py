@@ -1,8 +1,6 @@
 """The one loop that trains every model of the course."""
 
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,7 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
+
+from course_lib.progress import progress_bar
 
 __all__ = ["History", "fit"]
 
@@ -75,8 +74,7 @@ def fit(
     stream = iter(batches)
     history, start, logged_step = History(), time.perf_counter(), first_step
     total = torch.zeros((), dtype=torch.float64)
-    hidden = not progress or os.environ.get("COURSE_PROGRESS") == "0"
-    with tqdm(total=steps, initial=first_step, unit="step", disable=hidden, file=sys.stderr) as bar:
+    with progress_bar(steps, "step", progress, first_step) as bar:
         for step in range(first_step + 1, steps + 1):
             try:
                 batch = next(stream)
