@@ -15,7 +15,7 @@ from torch import Tensor
 
 from course_lib.distributions import log_mean_exp, sample_bits
 from course_lib.progress import progress_bar
-from course_lib.rbm import RBM, check_bits
+from course_lib.rbm import RBM, check_bits, check_rows
 
 __all__ = [
     "AnnealedEstimate",
@@ -48,19 +48,22 @@ class AnnealedEstimate:
 
 def linear_schedule(n_temperatures: int) -> Tensor:
     """Inverse temperatures from 0 to 1 in equal steps, shape (n_temperatures + 1,)."""
+    _check_at_least_1(n_temperatures, "n_temperatures")
     return torch.linspace(0, 1, n_temperatures + 1, dtype=torch.float64)
 
 
 def sigmoid_schedule(n_temperatures: int, steepness: float = 4.0) -> Tensor:
-    r"""Inverse temperatures from 0 to 1 whose steps are smallest at the two ends, shape (n_temperatures +
-    1,).
+    r"""Inverse temperatures from 0 to 1 whose steps are smallest at the ends, shape (n_temperatures + 1,).
 
     .. math:: \beta_k = \frac{\sigma(s(2k/K - 1)) - \sigma(-s)}{\sigma(s) - \sigma(-s)}
 
     Args:
         n_temperatures: K.
-        steepness: s; the steps in the middle are about e^s / 4 times those at the ends.
+        steepness: s > 0; the steps in the middle are about e^s / 4 times those at the ends.
     """
+    _check_at_least_1(n_temperatures, "n_temperatures")
+    if not steepness > 0:
+        raise ValueError(f"steepness must be positive, got {steepness}; equal steps are linear_schedule's")
     curve = torch.sigmoid(steepness * torch.linspace(-1, 1, n_temperatures + 1, dtype=torch.float64))
     return (curve - curve[0]) / (curve[-1] - curve[0])
 
@@ -81,15 +84,13 @@ def annealed_importance_sampling(
         \mathbb E[w] = \frac{Z}{Z_0}
 
     with f the unnormalised p(v) on the path and T a step of block Gibbs. The mean of w is exact, so the mean
-    of the
-    log is below log Z: too short a schedule makes log Z too small, and a test likelihood too good.
+    of its log is below log Z: too short a schedule makes log Z too small, and a test likelihood too good.
 
     Args:
         rbm: the machine.
         schedule: β_0 = 0 < β_1 < … < β_K = 1, such as `linear_schedule(10_000)`.
         n_chains: independent chains.
-        base_bias: a, shape (D,); None takes the machine's own visible bias. The logit of the data's mean is
-        good.
+        base_bias: a, shape (D,), such as the logit of the data's mean; None takes the visible bias.
         generator: of the machine's device; None draws from torch's global one.
         progress: show a progress bar on stderr.
 
@@ -97,7 +98,7 @@ def annealed_importance_sampling(
         Neal (2001); Salakhutdinov and Murray (2008) for RBMs.
     """
     path = _Path(rbm, base_bias)
-    _check_n_chains(n_chains)
+    _check_at_least_1(n_chains, "n_chains")
     v = sample_bits(path.base_bias.expand(n_chains, -1), generator)
     log_weights = _anneal(path, v, _check_schedule(schedule), generator, progress)
     return _estimate(log_weights, path.base_log_partition, sign=1)
@@ -129,6 +130,7 @@ def reverse_annealed_importance_sampling(
         Burda, Grosse and Salakhutdinov (2015); Grosse, Ghahramani and Adams (2015) for the bracket.
     """
     path = _Path(rbm, base_bias)
+    check_rows(samples, "samples")
     check_bits(samples, "samples")
     backwards = _check_schedule(schedule).flip(0)
     log_weights = _anneal(path, samples, backwards, generator, progress)
@@ -144,8 +146,7 @@ def raise_bound(
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> Tensor:
-    r"""A conservative estimate of log p(v): in expectation a lower bound, of a model that approximates the
-    machine.
+    r"""A conservative estimate of log p(v): on average a lower bound, of a model close to the machine.
 
     That model draws v as forward annealing does, from independent bits through all the temperatures. Its
     log-probability of v is bounded by chains annealed backwards **from v itself**:
@@ -173,8 +174,9 @@ def raise_bound(
         Burda, Grosse and Salakhutdinov (2015).
     """
     path = _Path(rbm, base_bias)
+    check_rows(v, "v")
     check_bits(v, "v")
-    _check_n_chains(n_chains)
+    _check_at_least_1(n_chains, "n_chains")
     backwards = _check_schedule(schedule).flip(0)
     start = path.step(v.repeat(n_chains, 1), 1.0, generator)
     log_weights = _anneal(path, start, backwards, generator, progress).view(n_chains, len(v))
@@ -193,6 +195,11 @@ class _Path:
             raise ValueError(
                 f"base_bias must have shape {tuple(self.visible_bias.shape)}, the machine's visible bits; "
                 f"got {tuple(self.base_bias.shape)}"
+            )
+        if not self.base_bias.isfinite().all():
+            raise ValueError(
+                "base_bias must be finite, but has values that are not. Where a pixel's mean is 0 or 1, take "
+                "torch.logit(mean, eps=1e-3)."
             )
         softplus = F.softplus(self.base_bias.double()).sum()
         self.base_log_partition = float(softplus) + rbm.n_hidden * math.log(2)
@@ -249,7 +256,8 @@ def _check_schedule(schedule: Tensor) -> Tensor:
     if betas.ndim != 1 or len(betas) < 2 or betas[0] != 0 or betas[-1] != 1:
         raise ValueError(
             "schedule must be one row of inverse temperatures that begins with 0 and ends with 1, got shape "
-            f"{tuple(betas.shape)}" + (f" from {betas[0]:g} to {betas[-1]:g}" if betas.numel() > 1 else "")
+            f"{tuple(betas.shape)}"
+            + (f" from {betas[0]:g} to {betas[-1]:g}" if betas.ndim == 1 < len(betas) else "")
         )
     if not (betas.diff() > 0).all():
         place = int((~(betas.diff() > 0)).nonzero()[0])
@@ -260,6 +268,6 @@ def _check_schedule(schedule: Tensor) -> Tensor:
     return betas
 
 
-def _check_n_chains(n_chains: int) -> None:
-    if n_chains < 1:
-        raise ValueError(f"n_chains must be at least 1, got {n_chains}")
+def _check_at_least_1(number: int, name: str) -> None:
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.distributions import sample_bits, sample_bits_of_mean
-from course_lib.rbm import RBM, check_bits
+from course_lib.rbm import RBM, check_bits, check_rows
 
 __all__ = ["ContrastiveDivergence"]
 
@@ -45,8 +45,7 @@ class ContrastiveDivergence(nn.Module):
         generator: of the machine's device; None draws from torch's global one.
 
     Source:
-        Hinton (2002); Tieleman (2008) for persistent chains; Melchior, Fischer and Wiskott (2016) for
-    centring.
+        Hinton (2002); Tieleman (2008), persistent chains; Melchior, Fischer and Wiskott (2016), centring.
     """
 
     OFFSET_RATE = 0.01  # of the running means μ and λ
@@ -79,9 +78,10 @@ class ContrastiveDivergence(nn.Module):
         """A batch of bits, shape (B, D); the scalar to minimise.
 
         Raises:
-            ValueError: values other than 0 and 1. On an accelerator only the first batch is looked at,
-                because a look makes the host wait for the device.
+            ValueError: another shape, or values other than 0 and 1. On an accelerator only the first batch's
+                values are looked at, because a look makes the host wait for the device.
         """
+        check_rows(v, "the batch")
         if v.device.type == "cpu" or not self.batch_checked:
             check_bits(v, "the batch")
             self.batch_checked = True

@@ -14,7 +14,7 @@ from torch.distributions import Independent
 
 from course_lib.distributions import bernoulli_vector, sample_bits
 
-__all__ = ["RBM", "check_bits"]
+__all__ = ["RBM", "check_bits", "check_rows"]
 
 MAX_UNITS = 20  # of the side that is enumerated: a million states
 
@@ -52,7 +52,7 @@ class RBM(nn.Module):
             )
         self.n_visible, self.n_hidden = n_visible, n_hidden
         self.weight = nn.Parameter(0.01 * torch.randn(n_visible, n_hidden))
-        self.visible_bias = nn.Parameter(torch.logit(visible_mean.detach().clone(), eps=1e-3))
+        self.visible_bias = nn.Parameter(torch.logit(visible_mean.detach().to(self.weight), eps=1e-3))
         self.hidden_bias = nn.Parameter(torch.zeros(n_hidden))
 
     # The model.
@@ -67,6 +67,8 @@ class RBM(nn.Module):
         Returns:
             shape (\*batch,), in nats.
         """
+        _check_width(v, self.n_visible, "v", "n_visible")
+        _check_width(h, self.n_hidden, "h", "n_hidden")
         return -((v @ self.weight) * h).sum(-1) - v @ self.visible_bias - h @ self.hidden_bias
 
     def hidden_logits(self, v: Tensor) -> Tensor:
@@ -108,7 +110,7 @@ class RBM(nn.Module):
         Returns:
             shape (\*batch,), in nats; log p(v) = −F(v) − log Z.
         """
-        return -v @ self.visible_bias - F.softplus(self.hidden_logits(v)).sum(-1)
+        return -F.softplus(self.hidden_logits(v)).sum(-1) - v @ self.visible_bias
 
     @torch.no_grad()
     def gibbs(self, v: Tensor, n_steps: int = 1, generator: torch.Generator | None = None) -> Tensor:
@@ -224,6 +226,12 @@ def check_bits(v: Tensor, name: str) -> None:
             "probabilities mean nothing between them. Draw bits from grey levels with "
             "batches(transform='binarize')."
         )
+
+
+def check_rows(v: Tensor, name: str) -> None:
+    """Refuse, with a ValueError, a tensor that is not one or more rows of bits."""
+    if v.ndim != 2 or len(v) == 0:
+        raise ValueError(f"{name} must have shape (N, D) with N ≥ 1, got {tuple(v.shape)}")
 
 
 def _states(index: Tensor, n_units: int) -> Tensor:
