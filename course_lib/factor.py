@@ -6,11 +6,12 @@ A zero is kept exactly, as −∞, and no operation here turns one into NaN.
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-__all__ = ["Assignment", "Factor", "States", "merge_states", "names", "product", "state_index"]
+__all__ = ["Assignment", "Factor", "States", "merge_states", "product"]
 
 States = Mapping[str, Sequence[Hashable] | int]
 """The states of each variable; an integer k means the states 0, …, k − 1."""
@@ -42,7 +43,7 @@ class Factor:
             raise ValueError("give either values or log_values, and not both")
         name, given = ("log_values", log_values) if values is None else ("values", values)
         table = torch.as_tensor(given, dtype=torch.float64).detach()
-        self.states = {variable: _state_names(variable, s) for variable, s in states.items()}
+        self.states = {variable: state_names(variable, s) for variable, s in states.items()}
         if table.shape != (shape := tuple(map(len, self.states.values()))):
             raise ValueError(f"{name} of {self} must have shape {shape}, got {tuple(table.shape)}")
         lowest = 0.0 if log_values is None else -torch.inf
@@ -167,10 +168,11 @@ def state_index(states: Mapping[str, tuple[Hashable, ...]], variable: str, state
     return states[variable].index(state)
 
 
-def _state_names(variable: str, states: Sequence[Hashable] | int) -> tuple[Hashable, ...]:
+def state_names(variable: str, states: Sequence[Hashable] | int) -> tuple[Hashable, ...]:
+    """The states of a variable, at least one and all different; an integer k means 0, …, k − 1."""
     if isinstance(states, str):
         raise ValueError(f"states of {variable!r} must be a sequence or a number, got the string {states!r}")
-    chosen = tuple(range(states)) if isinstance(states, int) else tuple(states)
+    chosen = tuple(range(states)) if isinstance(states, int | np.integer) else tuple(states)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"{variable!r} needs at least one state and different ones, got {states!r}")
     return chosen

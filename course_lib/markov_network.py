@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from course_lib.elimination import EliminationPlan, eliminate, most_probable_states, plan_elimination
-from course_lib.factor import Assignment, Factor, States, merge_states, names, product, state_index
+from course_lib.factor import (
+    Assignment,
+    Factor,
+    States,
+    merge_states,
+    names,
+    product,
+    state_index,
+    state_names,
+)
 
 __all__ = ["MarkovNetwork", "ising_grid"]
 
@@ -41,9 +50,10 @@ class MarkovNetwork:
         if not given and not isolated:
             raise ValueError("a network needs at least one factor, or one isolated variable")
         device = given[0].log_values.device if given else None
+        named = {variable: state_names(variable, s) for variable, s in (isolated or {}).items()}
         extra = [
-            Factor({variable: s}, torch.ones(s if isinstance(s, int) else len(s), device=device))
-            for variable, s in (isolated or {}).items()
+            Factor.from_table({variable: s}, torch.zeros(len(s), dtype=torch.float64, device=device))
+            for variable, s in named.items()
         ]
         self.states = merge_states(factor.states for factor in (*extra, *given))
         mentioned = {variable for factor in given for variable in factor.states}
@@ -127,8 +137,7 @@ class MarkovNetwork:
         self, evidence: Assignment | None = None, keep: Iterable[str] = (), order: Order = "min_fill"
     ) -> EliminationPlan:
         """What it will cost to sum out everything but `keep` and the observed variables."""
-        observed, kept = dict(evidence or {}), names(keep)
-        self.indices(observed, "evidence")
+        observed, kept = self.indices(evidence or {}, "evidence"), names(keep)
         self._check_known(kept)
         if both := [variable for variable in kept if variable in observed]:
             raise ValueError(f"{both} are asked for, and also given as evidence")
@@ -164,8 +173,8 @@ class MarkovNetwork:
 
         This need not be the most probable state of each by itself. Which of equals it is depends on `order`.
         """
+        plan = self.plan(evidence, (), order)
         observed = dict(evidence or {})
-        plan = self.plan(observed, (), order)
         plan.refuse_above(memory_limit, traceback=True)
         log_total = self._positive_log_partition(observed, order, memory_limit)
         best = most_probable_states(self._reduced(observed), plan)
