@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations
 
 import torch
 
@@ -86,26 +86,24 @@ class EliminationPlan:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that the tables made for a sum take up at one time; the given ones come on top."""
-        return self._peak_cells(keep_messages=False) * BYTES_PER_CELL
+        """The most memory that tables made for a sum take up at one time, on top of the given ones."""
+        live = peak = 0
+        message_cells: dict[int, int] = {}
+        for number, step in enumerate(self.steps, start=self.n_inputs):
+            peak = max(peak, live + step.cells)  # the product is made next to the messages it multiplies
+            live -= sum(message_cells.pop(i, 0) for i in step.inputs)
+            peak = max(peak, live + step.cells + 2 * step.message_cells)  # the product, its maximum, its sum
+            live += step.message_cells
+            message_cells[number] = step.message_cells
+        # The result is made next to the last messages, then normalised into a second table with two numbers.
+        return BYTES_PER_CELL * max(peak, live + self.result_cells, 2 * self.result_cells + 2)
 
     @property
     def traceback_bytes(self) -> int:
         """The same for a maximum, whose messages are all kept until the states are read off them."""
-        return self._peak_cells(keep_messages=True) * BYTES_PER_CELL
-
-    def _peak_cells(self, keep_messages: bool) -> int:
-        messages: dict[int, int] = {}
-        peak = 0
-        for number, step in enumerate(self.steps, start=self.n_inputs):
-            peak = max(peak, sum(messages.values()) + step.cells)  # while the product is made
-            if not keep_messages:
-                messages = {i: cells for i, cells in messages.items() if i not in step.inputs}
-            # While it is summed: the product, its maximum and its sum.
-            peak = max(peak, sum(messages.values()) + step.cells + 2 * step.message_cells)
-            messages[number] = step.message_cells
-        # The result is the product of what is left, and then normalised.
-        return max(peak, sum(messages.values()) + self.result_cells, 3 * self.result_cells)
+        kept = [0, *accumulate(step.message_cells for step in self.steps)]
+        peak = max((kept[i + 1] + step.cells for i, step in enumerate(self.steps)), default=0)
+        return BYTES_PER_CELL * max(peak, kept[-1] + self.result_cells)
 
     def refuse_above(self, memory_limit: float, traceback: bool = False) -> None:
         """Raise `MemoryError` if the tables would take more than `memory_limit` bytes."""
