@@ -149,18 +149,14 @@ def _start(
     generator: torch.Generator | None,
 ) -> Tensor:
     """The first states, all of positive probability; shape (n_chains, V)."""
-    shape = n_chains, len(network.variables)
-    clamped = [i for i, variable in enumerate(network.variables) if variable in observed]
-    held = torch.tensor(
-        [observed[network.variables[i]] for i in clamped], dtype=torch.long, device=network.device
-    )
     sizes = torch.tensor([len(s) for s in network.states.values()], device=network.device)
+    columns = [network.variables.index(variable) for variable in observed]
+    held = torch.tensor(list(observed.values()), dtype=torch.long, device=network.device)
 
     def uniform(n: int) -> Tensor:
-        x = (
-            torch.rand(n, len(sizes), generator=generator, dtype=torch.float64, device=network.device) * sizes
-        ).long()
-        x[:, clamped] = held
+        u = torch.rand((n, len(sizes)), generator=generator, dtype=torch.float64, device=network.device)
+        x = (u * sizes).long()
+        x[:, columns] = held
         return x
 
     if initial is None:
@@ -181,9 +177,9 @@ def _start(
         if missing := [variable for variable in network.variables if variable not in start]:
             raise ValueError(f"initial must give a state to every variable, {missing} lack one")
         x = torch.tensor([[start[v] for v in network.variables]] * n_chains, device=network.device)
-    if x.shape != shape:
-        raise ValueError(f"initial must have shape {shape}, got {tuple(x.shape)}")
-    x[:, clamped] = held
+    if x.shape != (n_chains, len(sizes)):
+        raise ValueError(f"initial must have shape {(n_chains, len(sizes))}, got {tuple(x.shape)}")
+    x[:, columns] = held.to(x.dtype)
     if (impossible := network.log_potentials(x) == -torch.inf).any():
         raise ValueError(
             f"initial must have positive probability, chain {int(impossible.nonzero()[0])} has none"

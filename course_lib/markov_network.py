@@ -101,15 +101,15 @@ class MarkovNetwork:
         r"""The same for many assignments at once, as `gibbs_sample` returns them.
 
         Args:
-            x: integers of shape (\*batch, V), positions in `states`, with a column for each of `variables`.
+            x: int64 of shape (\*batch, V), positions in `states`, with a column for each of `variables`.
 
         Returns:
             shape (\*batch,), in nats.
         """
-        sizes = x.new_tensor([len(s) for s in self.states.values()])
-        if x.is_floating_point() or x.shape[-1:] != sizes.shape:
+        sizes = torch.tensor([len(s) for s in self.states.values()], device=x.device)
+        if x.dtype != torch.long or x.shape[-1:] != sizes.shape:
             raise ValueError(
-                f"x must be integers of shape (*batch, {len(sizes)}), got {x.dtype}, {tuple(x.shape)}"
+                f"x must be int64 of shape (*batch, {len(sizes)}), got {x.dtype} of {tuple(x.shape)}"
             )
         if (wrong := (x < 0) | (x >= sizes)).any():
             variable = self.variables[int(wrong.nonzero()[0, -1])]

@@ -394,7 +394,7 @@ def two_factors(**other):
             lambda n: n.log_potentials(torch.zeros(5, 2, dtype=torch.long)),
             r"shape \(\*batch, 3\), got .*\(5, 2\)",
         ),
-        (lambda n: n.log_potentials(torch.zeros(3)), "x must be integers .* got torch.float32"),
+        (lambda n: n.log_potentials(torch.zeros(3)), "x must be int64 .* got torch.float32"),
         (lambda n: n.log_potentials(torch.tensor([[0, 0, 0], [0, -1, 0]])), "got -1 for 'b', which has 2"),
         (lambda n: n.log_potentials(torch.tensor([0, 0, 2])), "got 2 for 'c', which has 2"),
         (lambda n: ising_grid(0, 3, 1.0), "n_rows and n_columns must be at least 1, got 0 and 3"),
