@@ -20,7 +20,14 @@ import torch
 
 from course_lib.factor import Factor, merge_states, names, product
 
-__all__ = ["EliminationPlan", "EliminationStep", "eliminate", "most_probable_states", "plan_elimination"]
+__all__ = [
+    "COSTS",
+    "EliminationPlan",
+    "EliminationStep",
+    "eliminate",
+    "most_probable_states",
+    "plan_elimination",
+]
 
 BYTES_PER_CELL = 8  # float64
 
@@ -32,8 +39,8 @@ COSTS: dict[str, Callable[[str, Neighbours, Mapping[str, int]], int]] = {
     "min_degree": lambda v, near, sizes: len(near[v]),
     "min_weight": lambda v, near, sizes: math.prod(sizes[u] for u in near[v]),
 }
-"""The greedy rules: eliminate next the variable that adds the fewest edges, has the fewest neighbours, or
-sends the smallest message."""
+"""The greedy rules, which eliminate next the variable that adds the fewest edges, has the fewest
+neighbours, or sends the smallest message. Arguments: a variable, all neighbours, all numbers of states."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,13 @@ class EliminationStep:
 
     variable: str
     scope: tuple[str, ...]
-    """the variables of the table that is made: this one first, then its neighbours"""
+    """the variables of the table that is made, this one first, then its neighbours"""
     cells: int
     """the size of that table"""
     message_cells: int
     """the size of the message that is left of it"""
     inputs: tuple[int, ...]
-    """the tables multiplied: the given ones are numbered first, then the messages in order"""
+    """the tables multiplied, of which the given ones are numbered first, then the messages in order"""
     fill_in: tuple[tuple[str, str], ...]
     """the edges that the message adds to the graph"""
 
@@ -58,9 +65,11 @@ class EliminationPlan:
     """What an elimination will do and cost, worked out before any table exists."""
 
     steps: tuple[EliminationStep, ...]
+    """what is done, in this order"""
     keep: tuple[str, ...]
-    """the variables that are not summed out: the scope of the result"""
+    """the variables that are not summed out, which are the scope of the result"""
     result_cells: int
+    """the size of the result"""
     n_inputs: int
     """how many tables are given"""
 
@@ -81,7 +90,7 @@ class EliminationPlan:
 
     @property
     def operations(self) -> int:
-        """Additions of cells: k tables multiplied and summed out cost k additions a cell."""
+        """The additions of cells, where k tables multiplied and summed out cost k of them a cell."""
         return sum(step.cells * max(1, len(step.inputs)) for step in self.steps)
 
     @property

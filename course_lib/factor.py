@@ -5,16 +5,18 @@ A zero is kept exactly, as −∞, and no operation here turns one into NaN.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 __all__ = ["Assignment", "Factor", "States", "merge_states", "product"]
 
 States = Mapping[str, Sequence[Hashable] | int]
 """The states of each variable; an integer k means the states 0, …, k − 1."""
+
+Table = Tensor | np.ndarray | Sequence[Any] | float
 
 Assignment = Mapping[str, Hashable]
 """One state for each of some variables."""
@@ -32,12 +34,17 @@ class Factor:
         log_values: log φ instead, where −∞ stands for a zero; exactly one of the two is given.
     """
 
+    states: dict[str, tuple[Hashable, ...]]
+    """the states of each variable, in the order of the table's axes"""
+    log_values: Tensor
+    """the table of log φ, in float64"""
+
     def __init__(
         self,
         states: States,
-        values: ArrayLike | Tensor | None = None,
+        values: Table | None = None,
         *,
-        log_values: ArrayLike | Tensor | None = None,
+        log_values: Table | None = None,
     ) -> None:
         if (values is None) == (log_values is None):
             raise ValueError("give either values or log_values, and not both")

@@ -54,8 +54,8 @@ def gibbs_sample(
         record: return the states after every sweep, not only after the last.
 
     Returns:
-        integers of shape (n_chains, V), or (n_sweeps, n_chains, V) with `record`: a column for each of
-        `network.variables`, which holds positions in its `network.states`.
+        int64 of shape (n_chains, V), or (n_sweeps, n_chains, V) with `record`, which has a column for each of
+        `network.variables` with positions in its `network.states`.
     """
     if n_chains < 1 or n_sweeps < 0:
         raise ValueError(

@@ -31,11 +31,10 @@ class MarkovNetwork:
 
     .. math:: p(x) = \frac1Z \prod_i \phi_i(x_{S_i}), \qquad Z = \sum_x \prod_i \phi_i(x_{S_i})
 
-    Its graph joins two variables when a factor mentions both. A zero is allowed in any factor, and exact.
-
-    Where a method takes `evidence`, a state for each observed variable, it answers for the rest given that
-    evidence. It first plans the elimination, in the given `order` (see `plan_elimination`), and raises
-    `MemoryError` when the tables would take more than `memory_limit` bytes.
+    A zero is allowed in any factor, and exact. Where a method takes `evidence`, a state for each observed
+    variable, it answers for the rest given that evidence. It first plans the elimination, in the given
+    `order` (see `plan_elimination`), and raises `MemoryError` when the tables would take more than
+    `memory_limit` bytes.
 
     Args:
         factors: any number of factors; shared variables must have the same states in the same order.
@@ -44,6 +43,13 @@ class MarkovNetwork:
     Source:
         Koller and Friedman (2009), chapters 4 and 9.
     """
+
+    factors: tuple[Factor, ...]
+    """the factors, with one that is 1 everywhere for each variable that no other mentions"""
+    states: dict[str, tuple[Hashable, ...]]
+    """the states of each variable"""
+    graph: nx.Graph
+    """the variables, joined where a factor mentions both"""
 
     def __init__(self, factors: Iterable[Factor], isolated: States | None = None) -> None:
         given = tuple(factors)
@@ -125,7 +131,7 @@ class MarkovNetwork:
 
     def log_prob(self, assignment: Assignment) -> float:
         """log p(x) of a state for every variable, in nats; −∞ where a factor is zero."""
-        return self.log_potential(assignment) - self._positive_log_partition({}, "min_fill", GIBIBYTE)
+        return self.log_potential(assignment) - float(self._eliminate((), {}, positive=True).log_values)
 
     def joint(self, memory_limit: float = GIBIBYTE) -> Factor:
         """p(x) as one table over all variables, by enumeration: for small networks, to check the rest."""
@@ -161,10 +167,7 @@ class MarkovNetwork:
         memory_limit: float = GIBIBYTE,
     ) -> Factor:
         """p(variables | evidence), a normalised factor with its axes in the order asked for."""
-        table = self._eliminate(names(variables), evidence, order, memory_limit)
-        if table.log_values.max() == -torch.inf:
-            raise ValueError(_impossible(evidence))
-        return table.normalise()
+        return self._eliminate(names(variables), evidence, order, memory_limit, positive=True).normalise()
 
     def most_probable(
         self, evidence: Assignment | None = None, order: Order = "min_fill", memory_limit: float = GIBIBYTE
@@ -176,7 +179,7 @@ class MarkovNetwork:
         plan = self.plan(evidence, (), order)
         observed = dict(evidence or {})
         plan.refuse_above(memory_limit, traceback=True)
-        log_total = self._positive_log_partition(observed, order, memory_limit)
+        log_total = float(self._eliminate((), observed, order, memory_limit, positive=True).log_values)
         best = most_probable_states(self._reduced(observed), plan)
         states = {variable: best[variable] for variable in self.states if variable in best}
         return states, self.log_potential(states | observed) - log_total
@@ -193,17 +196,23 @@ class MarkovNetwork:
         return not any(nx.has_path(rest, a, b) for a in sets[0] for b in sets[1])
 
     def _eliminate(
-        self, keep: tuple[str, ...], evidence: Assignment | None, order: Order, memory_limit: float
+        self,
+        keep: tuple[str, ...],
+        evidence: Assignment | None,
+        order: Order = "min_fill",
+        memory_limit: float = GIBIBYTE,
+        positive: bool = False,
     ) -> Factor:
+        """The sum over everything but `keep` and the evidence; `positive` demands that it is not all zero."""
         plan = self.plan(evidence, keep, order)
         plan.refuse_above(memory_limit)
-        return eliminate(self._reduced(evidence or {}), plan)
-
-    def _positive_log_partition(self, evidence: Assignment, order: Order, memory_limit: float) -> float:
-        log_total = self.log_partition(evidence, order, memory_limit)
-        if log_total == -torch.inf:
-            raise ValueError(_impossible(evidence))
-        return log_total
+        table = eliminate(self._reduced(evidence or {}), plan)
+        if positive and table.log_values.max() == -torch.inf:
+            what = f"the evidence {dict(evidence)} has" if evidence else "every assignment has"
+            raise ValueError(
+                f"{what} probability zero: the factors are never all positive, there is no distribution"
+            )
+        return table
 
     def _reduced(self, evidence: Assignment) -> list[Factor]:
         return [f.reduce({v: evidence[v] for v in f.variables if v in evidence}) for f in self.factors]
@@ -238,9 +247,3 @@ def ising_grid(n_rows: int, n_columns: int, coupling: float, field: float = 0.0)
     factors = [Factor({site[a]: spin, site[b]: spin}, log_values=agree) for a, b in bonds]
     factors += [Factor({name: spin}, log_values=align) for name in site.values() if field]
     return MarkovNetwork(factors, isolated={name: spin for name in site.values()})
-
-
-def _impossible(evidence: Assignment | None) -> str:
-    if evidence:
-        return f"the evidence {dict(evidence)} has probability zero: there is nothing to condition on"
-    return "every assignment has probability zero: some factors exclude each other's positive values"
