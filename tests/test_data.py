@@ -1,4 +1,4 @@
-"""The data sets against scikit-learn and published counts; damaged and missing files."""
+"""The data sets against scikit-learn, enumeration and published counts; damaged and missing files."""
 
 import gzip
 import hashlib
@@ -6,6 +6,7 @@ import http.server
 import os
 import threading
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from oracles import standard_errors
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from course_lib.data import default_device, load_images
+from course_lib.data import bars_and_stripes, default_device, load_images
 
 REAL_DATA = os.environ.get("COURSE_DATA_DIR")
 UNREACHABLE = "http://127.0.0.1:9/"
@@ -129,6 +130,39 @@ def test_evaluation_refuses_unknown_splits_and_transforms():
         images.evaluation(split="validation")
     with pytest.raises(ValueError, match=r"must be one of \[None, 'binarize', 'dequantize'\], got 'bits'"):
         images.evaluation("bits")
+
+
+# Bars and stripes.
+
+
+def squares_of_lines(side):
+    """Every way to switch on rows, then every way to switch on columns, as nested tuples."""
+    for lines in product([0.0, 1.0], repeat=side):
+        yield tuple(tuple(line for _ in range(side)) for line in lines)
+    for lines in product([0.0, 1.0], repeat=side):
+        yield tuple(lines for _ in range(side))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_bars_and_stripes_are_all_squares_of_rows_and_all_squares_of_columns(side):
+    patterns = bars_and_stripes(side)
+    assert (patterns.shape, patterns.dtype) == ((2 * 2**side, side**2), torch.float32)
+    squares = sorted(tuple(map(tuple, square)) for square in patterns.view(-1, side, side).tolist())
+    assert squares == sorted(squares_of_lines(side))
+
+
+def test_blank_and_full_occur_twice_and_every_other_pattern_once():
+    patterns, counts = bars_and_stripes(3).unique(dim=0, return_counts=True)
+    assert len(patterns) == 14
+    twice = patterns[counts == 2]
+    assert sorted(twice.sum(1).tolist()) == [0.0, 9.0]
+    assert sorted(counts.tolist()) == [1] * 12 + [2] * 2
+
+
+@pytest.mark.parametrize("side", [0, -2])
+def test_a_square_without_pixels_is_refused(side):
+    with pytest.raises(ValueError, match=f"side must be at least 1 pixel, got {side}"):
+        bars_and_stripes(side)
 
 
 # Which data set, which device.

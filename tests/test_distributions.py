@@ -1,4 +1,4 @@
-"""Densities against scipy and enumeration; KL divergences against torch and quadrature."""
+"""Densities against scipy and enumeration, and samples; KL divergences against torch and quadrature."""
 
 from itertools import product
 
@@ -8,6 +8,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 import torch
+from oracles import standard_errors
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from course_lib.distributions import (
@@ -17,6 +18,8 @@ from course_lib.distributions import (
     kl_between_normals,
     kl_to_standard_normal,
     log_mean_exp,
+    sample_bits,
+    sample_bits_of_mean,
 )
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -56,6 +59,52 @@ def test_bernoulli_vector_sums_to_one_over_every_bit_string(device):
 def test_bernoulli_vector_never_rounds_a_probability_to_zero(device):
     logits = torch.tensor([[200.0, -200.0]]).to(device)
     assert bernoulli_vector(logits).log_prob(torch.tensor([[0.0, 1.0]]).to(device)).item() == -400.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sampled_bits_have_their_probabilities_and_are_independent(dtype, device):
+    logits = torch.tensor([[-3.0, -0.5, 0.0], [0.4, 1.0, 2.5]], dtype=dtype, device=device)
+    for draw, argument in ((sample_bits, logits), (sample_bits_of_mean, logits.sigmoid())):
+        bits = draw(argument.expand(50_000, 2, 3))
+        assert (bits.shape, bits.dtype, bits.device) == ((50_000, 2, 3), dtype, logits.device)
+        assert set(bits.unique().tolist()) == {0.0, 1.0}
+        mean, centred = logits.double().sigmoid(), bits.double() - logits.double().sigmoid()
+        assert standard_errors(bits.double(), mean) < 4
+        assert standard_errors(bits.double(), 1 - mean) > 4
+        assert standard_errors(centred[:, :, 1:] * centred[:, :, :-1], 0.0) < 4
+        assert standard_errors(centred[1:] * centred[:-1], 0.0) < 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_that_are_certain_are_always_drawn(dtype, device):
+    """Impossible and certain bits are never drawn otherwise, whatever the uniform number, 0 included."""
+    never, always = torch.zeros(100_000, dtype=dtype, device=device), torch.ones(100_000, dtype=dtype)
+    assert not sample_bits_of_mean(never).any()
+    assert sample_bits_of_mean(always.to(device)).all()
+    assert not sample_bits(torch.full_like(never, -2000.0)).any()
+    assert sample_bits(torch.full_like(never, 2000.0)).all()
+
+
+def test_a_bit_is_one_where_the_uniform_number_is_below_its_mean(monkeypatch):
+    noise = torch.tensor([0.0, 0.25, 0.5, 0.75])
+    monkeypatch.setattr(torch, "rand", lambda *arguments, **options: noise.clone())
+    assert sample_bits_of_mean(torch.full((4,), 0.5)).tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert sample_bits_of_mean(torch.zeros(4)).tolist() == [0.0, 0.0, 0.0, 0.0]
+    assert sample_bits(torch.zeros(4)).tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("draw", [sample_bits, sample_bits_of_mean])
+def test_no_gradient_passes_through_sampled_bits_which_a_generator_decides(draw, device):
+    argument = torch.full((1000,), 0.5, device=device, requires_grad=True)
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    one, same, other = (draw(argument, torch.Generator(device).manual_seed(seed)) for seed in (1, 1, 2))
+    assert not one.requires_grad
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(draw(argument), draw(argument))
+    assert argument.eq(0.5).all()
 
 
 def test_kl_to_standard_normal_equals_torch(gaussians):
