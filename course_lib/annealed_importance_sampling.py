@@ -58,7 +58,7 @@ def sigmoid_schedule(n_temperatures: int, steepness: float = 4.0) -> Tensor:
     .. math:: \beta_k = \frac{\sigma(s(2k/K - 1)) - \sigma(-s)}{\sigma(s) - \sigma(-s)}
 
     Args:
-        n_temperatures: K.
+        n_temperatures: the number K of steps.
         steepness: s > 0; the steps in the middle are about e^s / 4 times those at the ends.
     """
     _check_at_least_1(n_temperatures, "n_temperatures")

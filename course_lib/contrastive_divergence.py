@@ -42,7 +42,7 @@ class ContrastiveDivergence(nn.Module):
         persistent: continue the chains from batch to batch instead of starting them at the data.
         n_chains: how many persistent chains there are; otherwise there is one for each example.
         centring: use the centred gradient.
-        generator: of the machine's device; None draws from torch's global one.
+        generator: of the machine's device; None draws from torch's global one, which checkpoints save.
 
     Source:
         Hinton (2002); Tieleman (2008), persistent chains; Melchior, Fischer and Wiskott (2016), centring.

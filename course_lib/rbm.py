@@ -28,8 +28,8 @@ class RBM(nn.Module):
         hidden_bias: c, shape (M,); begins at 0.
 
     Args:
-        n_visible: D.
-        n_hidden: M.
+        n_visible: the number D of visible bits.
+        n_hidden: the number M of hidden bits.
         visible_mean: the data's mean, shape (D,). The visible bias begins at its logit, so that the first
             model has the right mean in every pixel; None begins at 0. Means are kept 10⁻³ away from 0 and 1.
 

@@ -23,8 +23,8 @@ class VAE(LatentVariableModel):
     Args:
         encoder: network from x, shape (\*batch, D), to a distribution over z.
         decoder: network from z, shape (\*batch, L), to a distribution over x.
-        n_pixels: D.
-        n_latents: L.
+        n_pixels: the number D of pixels.
+        n_latents: the number L of latents.
 
     Source:
         Kingma and Welling (2014); Rezende, Mohamed and Wierstra (2014).
@@ -78,8 +78,8 @@ class BernoulliVAE(VAE):
     - inside `torch.compile`: nothing, because a look would break the graph.
 
     Args:
-        n_pixels: D.
-        n_latents: L.
+        n_pixels: the number D of pixels.
+        n_latents: the number L of latents.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         activation: module class applied after each hidden layer.
     """
@@ -120,8 +120,8 @@ class GaussianVAE(VAE):
     .. math:: p_\theta(x \mid z) = \mathcal N\bigl(\mu_\theta(z), \operatorname{diag}\sigma_\theta^2(z)\bigr)
 
     Args:
-        n_pixels: D.
-        n_latents: L.
+        n_pixels: the number D of pixels.
+        n_latents: the number L of latents.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         activation: module class applied after each hidden layer.
         min_std: floor of the decoder's standard deviation, in units of the data.
