@@ -17,7 +17,7 @@ from course_lib.data import load_images
 from course_lib.rbm import RBM
 from course_lib.training import fit
 
-HIDDEN, BATCH, PASSES, LEARNING_RATE = 500, 100, 120, 0.05
+HIDDEN, BATCH, PASSES, LEARNING_RATE = 500, 100, 120, 0.1
 STEPS = PASSES * 60_000 // BATCH
 TEMPERATURES, CHAINS, RAISE_IMAGES = 10_000, 500, 500
 
