@@ -71,8 +71,8 @@ RBM_RUNS: dict[str, dict[str, Any]] = {
             f"MNIST, fresh bits for every training batch, {PASSES} passes of batch {BATCH} with as many "
             "persistent chains and one Gibbs step a batch, plain gradient steps with a rate falling linearly "
             f"from {LEARNING_RATE} to 0; evaluated on all 10,000 test images, binarised once with seed 0; "
-            f"AIS with {CHAINS} chains and {2 * TEMPERATURES:,} equal temperature steps from the logits of the "
-            "training mean; RAISE with the same steps, one chain an image"
+            f"AIS with {CHAINS} chains and {2 * TEMPERATURES:,} equal temperature steps from the logits of "
+            "the training mean; RAISE with the same steps, one chain an image"
         ),
         "published": {"test log-likelihood, AIS": "-86.34"},
         "source": "Salakhutdinov and Murray (2008): 500 hidden units, CD-25, AIS with 100 chains and 14,500 "
