@@ -111,8 +111,9 @@ class EliminationPlan:
     def traceback_bytes(self) -> int:
         """The same for a maximum, whose messages are all kept until the states are read off them."""
         kept = [0, *accumulate(step.message_cells for step in self.steps)]
-        peak = max((kept[i + 1] + step.cells for i, step in enumerate(self.steps)), default=0)
-        return BYTES_PER_CELL * max(peak, kept[-1] + self.result_cells)
+        return BYTES_PER_CELL * max(
+            (kept[i + 1] + step.cells for i, step in enumerate(self.steps)), default=0
+        )
 
     def refuse_above(self, memory_limit: float, traceback: bool = False) -> None:
         """Raise `MemoryError` if the tables would take more than `memory_limit` bytes."""

@@ -208,6 +208,15 @@ def dense(n, size, seed, cardinality=4):
     )
 
 
+def funnel():
+    """A plan whose peak is a product: the message that goes into it is larger than those that come out."""
+    sizes = {"u": 1, "v": 20, "a": 100, "b": 3}
+    scopes = (("u", "v", "a"), ("v", "b"))
+    return MarkovNetwork(
+        [Factor({x: sizes[x] for x in scope}, np.ones([sizes[x] for x in scope])) for scope in scopes]
+    )
+
+
 GRID = ising_grid(12, 12, 0.4)
 ROWS = list(GRID.variables)
 PLANS = [
@@ -221,6 +230,7 @@ PLANS = [
     (dense(10, 4, seed=2, cardinality=3), {}, ("v1", "v7", "v4"), "min_degree"),
     (dense(9, 4, seed=2), {}, tuple(f"v{i}" for i in range(9)), "min_fill"),
     (dense(9, 2, seed=3), {}, (), [f"v{i}" for i in range(9)]),
+    (funnel(), {}, (), list("uvab")),
 ]
 
 

@@ -369,7 +369,7 @@ def two_factors(**other):
         (lambda n: n.log_partition({"z": 0}), r"no variable 'z', it has \['a', 'b', 'c'\]"),
         (lambda n: n.log_partition({"a": 2}), r"'a' has the states \(0, 1\), got 2"),
         (lambda n: n.log_partition(["a"]), r"evidence must map variables to states, got \['a'\]"),
-        (lambda n: n.marginal("z"), "no variable 'z'"),
+        (lambda n: n.marginal("z"), r"the network has no variable 'z', it has \['a', 'b', 'c'\]"),
         (lambda n: n.marginal(["a", "a"]), r"named once, got \('a', 'a'\)"),
         (lambda n: n.marginal(["a", "b"], {"a": 0}), r"\['a'\] are asked for, and also given as evidence"),
         (lambda n: n.marginal("a", {"b": "one"}), r"'b' has the states \(0, 1\), got 'one'"),
