@@ -188,8 +188,9 @@ def test_separation_takes_single_names_and_nothing_given():
     assert network.separated("2", "7", "3")
     assert not network.separated("2", "7")
     assert not network.separated(["2", "4"], "7", "1")
-    isolated = MarkovNetwork([Factor({"a": 2, "b": 2}, torch.ones(2, 2))], {"c": 3})
-    assert isolated.separated("c", ["a", "b"])
+    weather = MarkovNetwork([Factor({"rain": 2, "wet": 2}, torch.ones(2, 2))], {"wind": 3})
+    assert weather.separated("wind", ["rain", "wet"])
+    assert not weather.separated("rain", "wet", "wind")
 
 
 def test_isolated_variables_are_uniform_and_may_also_be_mentioned():
@@ -290,6 +291,15 @@ def test_the_limit_is_the_predicted_peak_to_the_byte(seed):
         call(needed)
         with pytest.raises(MemoryError, match="memory_limit is"):
             call(needed - 1)
+
+
+def test_the_most_probable_states_need_their_messages_and_the_limit_counts_them():
+    network = ising_grid(8, 8, 0.4)
+    plan = network.plan(order=network.variables)
+    assert plan.traceback_bytes > 2 * plan.peak_bytes
+    network.most_probable(order=network.variables, memory_limit=plan.traceback_bytes)
+    with pytest.raises(MemoryError, match="memory_limit is"):
+        network.most_probable(order=network.variables, memory_limit=plan.traceback_bytes - 1)
 
 
 # Zeros.
