@@ -136,9 +136,8 @@ def _draw(log_conditional: Tensor, generator: torch.Generator | None) -> Tensor:
     cumulated = log_conditional.softmax(1).cumsum(1)
     total = cumulated[:, -1:]
     u = torch.rand(total.shape, generator=generator, dtype=total.dtype, device=total.device)
-    # Below the total: rounded up to it, it would choose the last state, whose probability may be zero.
-    threshold = u * total * (1 - torch.finfo(u.dtype).eps)
-    return (cumulated[:, :-1] <= threshold).sum(1)
+    # u ≤ 1 − 2⁻⁵³, so u · total stays below the total when rounded: a last state of zero is never chosen.
+    return (cumulated[:, :-1] <= u * total).sum(1)
 
 
 def _start(

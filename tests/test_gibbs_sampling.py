@@ -149,6 +149,25 @@ def test_a_cold_grid_does_not_mix():
     assert standard_errors((2.0 * x - 1).mean(1, keepdim=True), 0.0) < 4
 
 
+@pytest.mark.usefixtures("_tables")
+@pytest.mark.parametrize("shift", [-5000.0, 5000.0])
+def test_only_differences_of_logarithms_matter(shift):
+    """Values that no float holds: e^5000 and e^−5000."""
+    network = loopy()
+    shifted = [Factor(f.states, log_values=f.log_values + shift) for f in network.factors]
+    x = gibbs_sample(MarkovNetwork(shifted, network.states), 200, 3, generator=generator())
+    assert torch.equal(x, gibbs_sample(network, 200, 3, generator=generator()))
+
+
+def test_a_variable_with_many_neighbours_is_sampled_without_their_joint_table():
+    """A hub of 60 leaves: the table of all of them would have 2^61 cells."""
+    table = torch.tensor([[0.1, -0.1], [-0.05, 0.05]])
+    star = MarkovNetwork([Factor({"hub": 2, f"leaf{i}": 2}, log_values=table) for i in range(60)])
+    x = gibbs_sample(star, 4000, 20, generator=generator())
+    columns = [star.variables.index(v) for v in ("hub", "leaf7", "leaf59")]
+    assert errors(x[:, columns], star.marginal(["hub", "leaf7", "leaf59"])) < 4
+
+
 # Evidence.
 
 
@@ -217,7 +236,7 @@ def test_chains_that_zeros_lock_in_stay_where_they_are():
 
 
 @pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-53])
-@pytest.mark.parametrize("values", [[0, 1, 0], [0, 0, 3], [7, 0, 0], [0, 0.3, 0.1, 0]])
+@pytest.mark.parametrize("values", [[0, 1, 0], [0, 0, 3], [7, 0, 0], [0, 0.3, 0.1, 0], [1, 6, 6, 0]])
 def test_not_even_the_extreme_random_numbers_choose_a_state_of_probability_zero(monkeypatch, u, values):
     network = MarkovNetwork([Factor({"a": len(values)}, values)])
     start = {"a": int(np.argmax(values))}

@@ -152,6 +152,8 @@ def test_layout_keeps_variables_apart_and_components_side_by_side(graph):
     distances = [np.hypot(*np.subtract(places[a], places[b])) for a, b in itertools.combinations(places, 2)]
     assert min(distances) == pytest.approx(1, abs=1e-6)
     assert all(np.hypot(*np.subtract(places[a], places[b])) < 4 for a, b in edges)
+    if nx.is_connected(graph):  # it lies on the page
+        assert np.ptp([x for x, _ in places.values()]) >= np.ptp([y for _, y in places.values()])
     spans = sorted(
         (min(places[v][0] for v in c), max(places[v][0] for v in c))
         for c in nx.connected_components(network.graph)
@@ -220,6 +222,7 @@ def test_an_elimination_step_shows_what_the_plan_says():
     fill = {frozenset(edge) for edge in plan.steps[0].fill_in}
     assert fill == {frozenset(p) for p in itertools.combinations("1456", 2)} - {frozenset("56")}
     assert set(edges) == {frozenset(edge) for edge in SEVEN.graph.edges} | fill
+    assert len(ax.lines) == len(edges)
     for edge, line in edges.items():
         assert same_color(line.get_color(), ORANGE) == ("3" in edge)
         assert same_color(line.get_color(), GREEN) == (edge in fill)
