@@ -114,8 +114,15 @@ def reverse_annealed_importance_sampling(
 ) -> AnnealedEstimate:
     r"""Estimate log Z by annealing from exact samples of the machine to independent bits.
 
-    The weights are those of the same path, walked backwards: :math:`\mathbb E[w'] = Z_0 / Z`, so the mean of
-    the estimate :math:`\log Z_0 - \log \bar w'` is above log Z. With the forward estimate it makes a bracket.
+    The weights are those of the same path, walked backwards:
+
+    .. math::
+        \log w' = \sum_{k=K}^1 \log \frac{f_{\beta_{k-1}}(v_{k-1})}{f_{\beta_k}(v_{k-1})}, \qquad
+        v_K \sim p, \quad v_{k-1} \sim T_{\beta_k}(\cdot \mid v_k), \qquad
+        \mathbb E[w'] = \frac{Z_0}{Z}
+
+    so the mean of the estimate :math:`\log Z_0 - \log \bar w'` is above log Z. With the forward estimate it
+    makes a bracket.
 
     Args:
         rbm: the machine.
@@ -133,7 +140,8 @@ def reverse_annealed_importance_sampling(
     check_rows(samples, "samples")
     check_bits(samples, "samples")
     backwards = _check_schedule(schedule).flip(0)
-    log_weights = _anneal(path, samples, backwards, generator, progress)
+    start = path.step(samples.to(rbm.weight.dtype), 1.0, generator)
+    log_weights = _anneal(path, start, backwards, generator, progress)
     return _estimate(log_weights, path.base_log_partition, sign=-1)
 
 
@@ -156,7 +164,8 @@ def raise_bound(
         \prod_{k=K}^1 \frac{f_{\beta_{k-1}}(v^r_{k-1})}{f_{\beta_k}(v^r_{k-1})}, \qquad
         v^r_K = v, \quad v^r_{k-1} \sim T_{\beta_k}(\cdot \mid v^r_k)
 
-    It approaches log p(v) as the schedule grows. Where the machine's chains cannot mix it stays below.
+    It approaches log p(v) as the schedule grows. A mode that no chain ever finds is missing from that model,
+    which may then give v more than p does: agreement with the forward estimate does not rule this out.
 
     Args:
         rbm: the machine.
@@ -176,6 +185,7 @@ def raise_bound(
     path = _Path(rbm, base_bias)
     check_rows(v, "v")
     check_bits(v, "v")
+    v = v.to(rbm.weight.dtype)
     _check_at_least_1(n_chains, "n_chains")
     backwards = _check_schedule(schedule).flip(0)
     start = path.step(v.repeat(n_chains, 1), 1.0, generator)
@@ -190,7 +200,9 @@ class _Path:
 
     def __init__(self, rbm: RBM, base_bias: Tensor | None) -> None:
         self.rbm, self.visible_bias = rbm, rbm.visible_bias.detach()
-        self.base_bias = self.visible_bias if base_bias is None else base_bias.to(self.visible_bias)
+        self.base_bias = self.visible_bias if base_bias is None else base_bias.detach().to(self.visible_bias)
+        if not all(parameter.isfinite().all() for parameter in rbm.parameters()):
+            raise FloatingPointError("the machine has parameters that are NaN or infinite; train it anew")
         if self.base_bias.shape != self.visible_bias.shape:
             raise ValueError(
                 f"base_bias must have shape {tuple(self.visible_bias.shape)}, the machine's visible bits; "
@@ -244,7 +256,7 @@ def _estimate(log_weights: Tensor, base_log_partition: float, sign: int) -> Anne
     n = len(shares)
     return AnnealedEstimate(
         log_partition=base_log_partition + sign * float(log_mean_exp(log_weights, dim=0)),
-        standard_error=float((n * shares).std() / math.sqrt(n)),
+        standard_error=float((n * shares).std() / math.sqrt(n)) if n > 1 else math.nan,
         effective_sample_size=1 / float(shares.square().sum()),
         log_weights=log_weights,
     )

@@ -79,13 +79,15 @@ class ContrastiveDivergence(nn.Module):
 
         Raises:
             ValueError: another shape, or values other than 0 and 1. On an accelerator only the first batch's
-                values are looked at, because a look makes the host wait for the device.
+                values are looked at, because a look makes the host wait for the device; inside
+                `torch.compile` none, because it would break the graph.
         """
         check_rows(v, "the batch")
-        if v.device.type == "cpu" or not self.batch_checked:
+        if not torch.compiler.is_compiling() and (v.device.type == "cpu" or not self.batch_checked):
             check_bits(v, "the batch")
             self.batch_checked = True
         rbm = self.rbm
+        v = v.to(rbm.weight.dtype)
         weight_gradient, visible_gradient, hidden_gradient = self.likelihood_gradient(v)
         return -(
             weight_gradient.flatten() @ rbm.weight.flatten()

@@ -79,8 +79,12 @@ def sample_bits_of_mean(mean: Tensor, generator: torch.Generator | None = None) 
     Returns:
         zeros and ones in the shape and type of `mean`.
     """
-    noise = torch.rand(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    return torch.lt(noise, mean, out=noise)
+    noise_type = torch.promote_types(mean.dtype, torch.float32)  # half precision is too coarse for noise
+    if generator is None:
+        noise = torch.rand_like(mean, dtype=noise_type)
+    else:
+        noise = torch.rand(mean.shape, generator=generator, dtype=noise_type, device=mean.device)
+    return torch.lt(noise, mean, out=noise).to(mean.dtype)
 
 
 def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Independent
+from torch.utils.checkpoint import checkpoint
 
 from course_lib.distributions import bernoulli_vector, sample_bits
 
@@ -139,7 +140,7 @@ class RBM(nn.Module):
         .. math:: \log Z = \log \sum_h e^{c^\top h} \prod_i \bigl(1 + e^{b_i + W_{i \cdot} h}\bigr)
 
         or the same with the two sides exchanged. Differentiable: the gradient is the model's expectation of
-        the statistics. Without gradients at most `chunk` states are held at once; with them all of them are.
+        the statistics, recomputed chunk by chunk, so that only `chunk` states are held at once.
 
         Args:
             chunk: states enumerated at a time.
@@ -149,10 +150,13 @@ class RBM(nn.Module):
 
         Raises:
             ValueError: both sides have more than 20 units.
+            FloatingPointError: a parameter is NaN or infinite.
         """
         total = self.weight.new_full((), -torch.inf, dtype=torch.float64)
-        for states in self._smaller_side(chunk):
-            total = torch.logaddexp(total, self._log_weight(states).logsumexp(0))
+        for index in self._smaller_side(chunk):
+            total = torch.logaddexp(total, checkpoint(self._log_sum, index, use_reentrant=False))
+        if not total.isfinite():
+            raise FloatingPointError(f"log Z is {float(total)}: the machine's parameters are not finite")
         return total
 
     def log_likelihood(self, v: Tensor, log_partition: Tensor | float | None = None) -> Tensor:
@@ -169,6 +173,7 @@ class RBM(nn.Module):
             ValueError: v has values other than 0 and 1, or log Z is out of reach.
         """
         check_bits(v, "v")
+        v = v.to(self.weight.dtype)
         return -self.free_energy(v) - (self.log_partition() if log_partition is None else log_partition)
 
     @torch.no_grad()
@@ -183,9 +188,11 @@ class RBM(nn.Module):
             shape (n, D).
 
         Raises:
-            ValueError: both sides have more than 20 units.
+            ValueError: both sides have more than 20 units, or n is less than 1.
         """
-        log_weights = torch.cat([self._log_weight(states) for states in self._smaller_side(4096)])
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        log_weights = torch.cat([self._log_weight(index) for index in self._smaller_side(4096)])
         index = torch.multinomial(log_weights.softmax(0), n, replacement=True, generator=generator)
         states = _states(index, min(self.n_visible, self.n_hidden)).to(self.weight.dtype)
         if self.n_visible <= self.n_hidden:
@@ -193,7 +200,7 @@ class RBM(nn.Module):
         return sample_bits(self.visible_logits(states), generator)
 
     def _smaller_side(self, chunk: int) -> Iterator[Tensor]:
-        """Every state of the smaller side, in chunks of float64 bits."""
+        """The number of every state of the smaller side, in chunks."""
         n_units = min(self.n_visible, self.n_hidden)
         if n_units > MAX_UNITS:
             raise ValueError(
@@ -203,11 +210,15 @@ class RBM(nn.Module):
             )
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 state, got {chunk}")
-        index = torch.arange(2**n_units, device=self.weight.device)
-        return (_states(part, n_units) for part in index.split(chunk))
+        return iter(torch.arange(2**n_units, device=self.weight.device).split(chunk))
 
-    def _log_weight(self, states: Tensor) -> Tensor:
-        """log p(state) + log Z for float64 states of the smaller side, shape (n_states,)."""
+    def _log_sum(self, index: Tensor) -> Tensor:
+        """The share of some states of the smaller side in log Z, a scalar."""
+        return self._log_weight(index).logsumexp(0)
+
+    def _log_weight(self, index: Tensor) -> Tensor:
+        """log p(state) + log Z of some states of the smaller side, in float64, shape (len(index),)."""
+        states = _states(index, min(self.n_visible, self.n_hidden))
         weight, own, other = self.weight.double(), self.visible_bias.double(), self.hidden_bias.double()
         if self.n_hidden < self.n_visible:
             weight, own, other = weight.T, other, own
@@ -220,7 +231,9 @@ def check_bits(v: Tensor, name: str) -> None:
     Raises:
         ValueError: names the argument and what was seen.
     """
-    if (v - v.square()).any():  # also where v is NaN or infinite; one reduction, because it runs every step
+    if (
+        v.dtype != torch.bool and (v - v.square()).any()
+    ):  # also where v is NaN or infinite; one reduction, because it runs every step
         raise ValueError(
             f"{name} must hold bits, 0 or 1, but has values in [{v.min():g}, {v.max():g}]; an RBM's "
             "probabilities mean nothing between them. Draw bits from grey levels with "

@@ -452,3 +452,27 @@ def test_a_wrong_number_of_bits_is_refused(persistent):
 def test_what_is_no_batch_is_refused(shape):
     with pytest.raises(ValueError, match=r"the batch must have shape \(N, D\) with N ≥ 1, got \("):
         ContrastiveDivergence(random_rbm())(torch.ones(shape))
+
+
+def test_compiled_in_one_graph_the_gradient_is_the_same():
+    for options in ({}, {"persistent": True, "centring": True, "n_chains": 4}):
+        torch.manual_seed(0)
+        objective = ContrastiveDivergence(RBM(5, 3), **options)
+        compiled = torch.compile(copy.deepcopy(objective), backend="eager", fullgraph=True)
+        v = torch.rand(6, 5).round()
+        for one in (objective, compiled):
+            torch.manual_seed(1)
+            one(v).backward()
+        ours, theirs = objective.rbm.weight.grad, compiled.rbm.weight.grad
+        assert torch.equal(ours, theirs)
+        assert ours.abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64])
+def test_bits_of_any_type_may_be_trained_on_and_scored(dtype):
+    rbm, v = RBM(5, 3), torch.rand(6, 5).round()
+    torch.manual_seed(1)
+    expected = ContrastiveDivergence(rbm)(v)
+    torch.manual_seed(1)
+    assert torch.equal(ContrastiveDivergence(rbm)(v.to(dtype)), expected)
+    assert torch.equal(rbm.log_likelihood(v.to(dtype)), rbm.log_likelihood(v))

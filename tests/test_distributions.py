@@ -87,10 +87,20 @@ def test_bits_that_are_certain_are_always_drawn(dtype, device):
 
 def test_a_bit_is_one_where_the_uniform_number_is_below_its_mean(monkeypatch):
     noise = torch.tensor([0.0, 0.25, 0.5, 0.75])
-    monkeypatch.setattr(torch, "rand", lambda *arguments, **options: noise.clone())
+    monkeypatch.setattr(torch, "rand_like", lambda *arguments, **options: noise.clone())
     assert sample_bits_of_mean(torch.full((4,), 0.5)).tolist() == [1.0, 1.0, 0.0, 0.0]
     assert sample_bits_of_mean(torch.zeros(4)).tolist() == [0.0, 0.0, 0.0, 0.0]
     assert sample_bits(torch.zeros(4)).tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_bits_of_half_precision_are_drawn_with_noise_of_single_precision():
+    """Uniform numbers of bfloat16 are multiples of 2⁻⁸: a mean of 0.002 would become 0.0039."""
+    torch.manual_seed(0)
+    mean = torch.full((1_000_000,), 0.002, dtype=torch.bfloat16)
+    bits = sample_bits_of_mean(mean)
+    assert bits.dtype == torch.bfloat16
+    truth = float(mean[0])
+    assert abs(float(bits.float().mean()) - truth) < 4 * (truth / 1_000_000) ** 0.5 < abs(truth - 2**-8)
 
 
 @pytest.mark.parametrize("draw", [sample_bits, sample_bits_of_mean])

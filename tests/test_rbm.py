@@ -140,15 +140,24 @@ def test_memory_is_that_of_one_chunk(device, n_visible, n_hidden):
     assert peaks[2**12] > 2**12 * row
 
 
-def test_exact_sampling_holds_one_chunk_too_where_gradients_are_on(device):
+def test_exact_sampling_holds_one_chunk_too(device):
     rbm = RBM(60, 15).to(device)
     with PeakMemory() as memory:
         rbm.sample_exact(10)
     states = 8 * 2**15  # bytes for one number of each: their indices, and copies of their log-weights
     assert memory.peak < 6 * states + 4 * 4096 * 8 * (60 + 15)
-    with PeakMemory() as memory:
-        rbm.log_partition()
-    assert memory.peak > 8 * 2**15 * (60 + 15)  # the gradient's price
+
+
+def test_the_exact_gradient_holds_one_chunk_at_a_time(device):
+    rbm = RBM(60, 15).to(device)
+    rbm.log_partition(chunk=2**15)  # what is allocated once and for all
+    peaks = {}
+    for chunk in (256, 2**15):
+        with PeakMemory() as memory:
+            rbm.log_partition(chunk).backward()
+        peaks[chunk] = memory.peak
+    every_state = 8 * 2**15 * (60 + 15)
+    assert peaks[256] < every_state / 8 < every_state < peaks[2**15]
 
 
 # Its gradient.
