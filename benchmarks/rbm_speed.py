@@ -17,6 +17,7 @@ import argparse
 import statistics
 from collections.abc import Callable
 
+import sklearn
 import torch
 from record import machine, seconds, write
 from sklearn.neural_network import BernoulliRBM
@@ -107,10 +108,12 @@ def main() -> None:
         f"speed_rbm_{device.type}",
         {
             "kind": "speed",
-            "protocol": f"{protocol}, plain gradient steps; medians of {options.repeats} interleaved repeats "
-            "in one process",
+            "protocol": f"{protocol}, plain gradient steps; the same bits in float32 for all but binarised; "
+            f"scikit-learn {sklearn.__version__} keeps its chains from batch to batch, which costs it "
+            f"the same products; medians of {options.repeats} interleaved repeats in one process",
             "seconds": medians,
-            "machine": machine(),
+            "repeats": times,
+            "machine": machine(device),
         },
     )
     print(f"written to {path}")

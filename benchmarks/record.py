@@ -17,11 +17,11 @@ import course_lib
 RESULTS = Path(__file__).parent / "results"
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     """The device, threads and versions of this run."""
-    cuda = torch.cuda.is_available()
+    cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if cuda else f"CPU ({_processor()})",
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({_processor()})",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

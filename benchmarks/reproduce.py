@@ -41,20 +41,20 @@ def reproduce(name: str, seeds: list[int], device: torch.device) -> dict[str, An
         },
         "seconds": {key: statistics.median(result[key] for result in runs) for key in SECONDS},
         "peak_memory_gib": max(result["evaluation memory"] for result in runs),
-        "machine": machine(),
+        "machine": machine(device),
     }
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("name", choices=sorted(RUNS))
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--seeds", type=int, nargs="+", help="default: those of the committed result")
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--device", default=None, help="default: the GPU if there is one")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device) if options.device else default_device()
-    result = reproduce(options.name, options.seeds, device)
+    result = reproduce(options.name, options.seeds or RUNS[options.name]["seeds"], device)
     for key, value in result["ours"].items():
         spread = f" ± {value['spread']:.2f}" if value["spread"] is not None else ""
         print(f"{key:48s} {value['mean']:8.2f}{spread}   published {result['published'].get(key, '–')}")

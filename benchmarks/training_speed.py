@@ -120,7 +120,7 @@ def main() -> None:
             "protocol": f"one pass over MNIST: {steps} steps of {BATCH}, 784-400-50 softplus VAE; medians of "
             f"{options.repeats} interleaved repeats in one process",
             "seconds": medians,
-            "machine": machine(),
+            "machine": machine(device),
         },
     )
     print(f"written to {path}")

@@ -63,6 +63,7 @@ def vae_cosine(seed: int, device: torch.device) -> dict[str, float]:
 VAE_RUNS: dict[str, dict[str, Any]] = {
     "vae": {
         "run": vae,
+        "seeds": [0, 1, 2],
         "model": "VAE, 784-300-300-10 ELU",
         "protocol": PROTOCOL,
         "published": {
@@ -75,6 +76,7 @@ VAE_RUNS: dict[str, dict[str, Any]] = {
     },
     "vae_cosine": {
         "run": vae_cosine,
+        "seeds": [0],
         "model": "VAE, 784-300-300-10 ELU, cosine learning rate",
         "protocol": PROTOCOL.replace("Adam 1e-3", "Adam with learning rate 2e-3 falling to 0 along a cosine"),
         "published": {
