@@ -1,192 +1,23 @@
-r"""Variable elimination: sum variables out one after another, after a plan whose cost is known beforehand.
+r"""Variable elimination: sum variables out one after another, as a plan says.
 
 Summing out v multiplies the tables that mention v, and replaces them by one message:
 
 .. math:: \tau(x_{N(v)}) = \sum_{x_v} \prod_{i:\, v \in S_i} \phi_i(x_{S_i})
 
-The message joins all neighbours N(v) of v: the edges that this adds are the fill-in. Any order gives the
-same answer; the cost of a bad one is exponential. Finding the best is NP-hard, so greedy rules choose.
+The message joins all neighbours N(v) of v. What comes out does not depend on the order, what it costs does:
+see `course_lib.elimination_plan`.
 
 Source: Koller and Friedman (2009), chapter 9.
 """
 
-import math
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, combinations
+from collections.abc import Hashable, Sequence
 
 import torch
 
-from course_lib.factor import Factor, merge_states, names, product
+from course_lib.elimination_plan import EliminationPlan
+from course_lib.factor import Factor, merge_states, product
 
-__all__ = [
-    "COSTS",
-    "EliminationPlan",
-    "EliminationStep",
-    "eliminate",
-    "most_probable_states",
-    "plan_elimination",
-]
-
-BYTES_PER_CELL = 8  # float64
-
-Neighbours = dict[str, set[str]]
-
-
-COSTS: dict[str, Callable[[str, Neighbours, Mapping[str, int]], int]] = {
-    "min_fill": lambda v, near, sizes: sum(len(near[v] - near[u]) - 1 for u in near[v]),  # each edge twice
-    "min_degree": lambda v, near, sizes: len(near[v]),
-    "min_weight": lambda v, near, sizes: math.prod(sizes[u] for u in near[v]),
-}
-"""The greedy rules, which eliminate next the variable that adds the fewest edges, has the fewest
-neighbours, or sends the smallest message. Arguments: a variable, all neighbours, all numbers of states."""
-
-
-@dataclass(frozen=True)
-class EliminationStep:
-    """One variable summed out."""
-
-    variable: str
-    scope: tuple[str, ...]
-    """the variables of the table that is made, this one first, then its neighbours"""
-    cells: int
-    """the size of that table"""
-    message_cells: int
-    """the size of the message that is left of it"""
-    inputs: tuple[int, ...]
-    """the tables multiplied, of which the given ones are numbered first, then the messages in order"""
-    fill_in: tuple[tuple[str, str], ...]
-    """the edges that the message adds to the graph"""
-
-
-@dataclass(frozen=True)
-class EliminationPlan:
-    """What an elimination will do and cost, worked out before any table exists."""
-
-    steps: tuple[EliminationStep, ...]
-    """what is done, in this order"""
-    keep: tuple[str, ...]
-    """the variables that are not summed out, which are the scope of the result"""
-    result_cells: int
-    """the size of the result"""
-    n_inputs: int
-    """how many tables are given"""
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        """The variables in the order in which they are eliminated."""
-        return tuple(step.variable for step in self.steps)
-
-    @property
-    def width(self) -> int:
-        """The most neighbours that a variable has when it goes; for the best order, the treewidth."""
-        return max((len(step.scope) - 1 for step in self.steps), default=0)
-
-    @property
-    def largest_table(self) -> int:
-        """The cells of the largest table made, the result included."""
-        return max([step.cells for step in self.steps] + [self.result_cells])
-
-    @property
-    def operations(self) -> int:
-        """The additions of cells, where k tables multiplied and summed out cost k of them a cell."""
-        return sum(step.cells * max(1, len(step.inputs)) for step in self.steps)
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most memory that tables made for a sum take up at one time, on top of the given ones."""
-        live = peak = 0
-        message_cells: dict[int, int] = {}
-        for number, step in enumerate(self.steps, start=self.n_inputs):
-            peak = max(peak, live + step.cells)  # the product is made next to the messages it multiplies
-            live -= sum(message_cells.pop(i, 0) for i in step.inputs)
-            peak = max(peak, live + step.cells + 2 * step.message_cells)  # the product, its maximum, its sum
-            live += step.message_cells
-            message_cells[number] = step.message_cells
-        # The result is made next to the last messages, then normalised into a second table with two numbers.
-        return BYTES_PER_CELL * max(peak, live + self.result_cells, 2 * self.result_cells + 2)
-
-    @property
-    def traceback_bytes(self) -> int:
-        """The same for a maximum, whose messages are all kept until the states are read off them."""
-        kept = [0, *accumulate(step.message_cells for step in self.steps)]
-        return BYTES_PER_CELL * max(
-            (kept[i + 1] + step.cells for i, step in enumerate(self.steps)), default=0
-        )
-
-    def refuse_above(self, memory_limit: float, traceback: bool = False) -> None:
-        """Raise `MemoryError` if the tables would take more than `memory_limit` bytes."""
-        needed = self.traceback_bytes if traceback else self.peak_bytes
-        if needed > memory_limit:
-            raise MemoryError(
-                f"the tables of this elimination would take {_gib(needed)}, the largest of them with "
-                f"{self.largest_table} cells, and memory_limit is {_gib(memory_limit)}: try another order, "
-                "observe more variables, raise memory_limit, or sample with course_lib.gibbs_sampling"
-            )
-
-
-def plan_elimination(
-    scopes: Iterable[Iterable[str]],
-    cardinalities: Mapping[str, int],
-    keep: Iterable[str] = (),
-    order: str | Sequence[str] = "min_fill",
-) -> EliminationPlan:
-    """Decide the order of an elimination and count what it costs.
-
-    Args:
-        scopes: the variables of each table.
-        cardinalities: the number of states of each variable.
-        keep: the variables that stay.
-        order: "min_fill", "min_degree" or "min_weight", where ties go to the variable that `cardinalities`
-            names first; or all other variables, in the order in which to eliminate them.
-    """
-    tables = {i: set(scope) for i, scope in enumerate(scopes)}
-    kept, n_inputs = names(keep), len(tables)
-    mentioned = set(kept).union(*tables.values())
-    if unknown := sorted(mentioned - set(cardinalities)):
-        raise ValueError(f"cardinalities has no variable {unknown[0]!r}, it has {list(cardinalities)}")
-    neighbours: Neighbours = {variable: set() for variable in cardinalities}
-    for scope in tables.values():
-        for variable in scope:
-            neighbours[variable] |= scope - {variable}
-
-    steps: list[EliminationStep] = []
-    for variable, around, fill_in in _eliminations(neighbours, cardinalities, kept, order):
-        message_cells = math.prod(cardinalities[other] for other in around)
-        inputs = tuple(i for i, scope in tables.items() if variable in scope)
-        for i in inputs:
-            del tables[i]
-        tables[n_inputs + len(steps)] = set(around)
-        cells = cardinalities[variable] * message_cells
-        steps.append(EliminationStep(variable, (variable, *around), cells, message_cells, inputs, fill_in))
-    return EliminationPlan(tuple(steps), kept, math.prod(cardinalities[v] for v in kept), n_inputs)
-
-
-def _eliminations(
-    neighbours: Neighbours, cardinalities: Mapping[str, int], keep: Sequence[str], order: str | Sequence[str]
-) -> Iterator[tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]]:
-    """Each variable in turn, its neighbours at that moment, and the edges that its elimination adds."""
-    left = [variable for variable in cardinalities if variable not in keep]
-    if isinstance(order, str) and order not in COSTS:
-        raise ValueError(f"order must be one of {list(COSTS)} or a sequence of variables, got {order!r}")
-    if not isinstance(order, str) and Counter(order) != Counter(left):
-        raise ValueError(f"order must name each of {left} once, got {list(order)}")
-    costs: dict[str, int] = {}
-    for position in range(len(left)):
-        if isinstance(order, str):
-            costs |= {v: COSTS[order](v, neighbours, cardinalities) for v in left if v not in costs}
-            variable = min(left, key=costs.__getitem__)
-        else:
-            variable = order[position]
-        left.remove(variable)
-        around = tuple(other for other in cardinalities if other in neighbours[variable])
-        yield variable, around, tuple((a, b) for a, b in combinations(around, 2) if b not in neighbours[a])
-        for other in around:
-            neighbours[other] |= set(around) - {other}
-            neighbours[other].remove(variable)
-        for changed in set(around).union(*(neighbours[other] for other in around)):
-            costs.pop(changed, None)
+__all__ = ["eliminate", "most_probable_states"]
 
 
 def eliminate(factors: Sequence[Factor], plan: EliminationPlan) -> Factor:
@@ -201,8 +32,7 @@ def eliminate(factors: Sequence[Factor], plan: EliminationPlan) -> Factor:
     Returns:
         a factor of `plan.keep`, not normalised.
     """
-    states = merge_states(factor.states for factor in factors)
-    tables = dict(enumerate(factors))
+    tables, states = _numbered(factors, plan)
     for number, step in enumerate(plan.steps, start=plan.n_inputs):
         # One expression, so that no name keeps the product alive while the next one is made.
         tables[number] = _sum_out_first(
@@ -217,8 +47,7 @@ def most_probable_states(factors: Sequence[Factor], plan: EliminationPlan) -> di
     The same elimination with maxima for sums; then, from the last variable back to the first, each takes its
     best state given those already chosen.
     """
-    states = merge_states(factor.states for factor in factors)
-    tables = dict(enumerate(factors))
+    tables, states = _numbered(factors, plan)
     for number, step in enumerate(plan.steps, start=plan.n_inputs):
         tables[number] = product(
             [tables[i] for i in step.inputs], {v: states[v] for v in step.scope}
@@ -243,5 +72,18 @@ def _sum_out_first(table: Factor) -> Factor:
     return Factor.from_table({v: table.states[v] for v in rest}, log_sum)
 
 
-def _gib(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.3g} GiB"
+def _numbered(
+    factors: Sequence[Factor], plan: EliminationPlan
+) -> tuple[dict[int, Factor], dict[str, tuple[Hashable, ...]]]:
+    """The tables by number, which must be those that the plan is for; and the states of all variables."""
+    if len(factors) != plan.n_inputs:
+        raise ValueError(
+            f"factors must be the {plan.n_inputs} that the plan was made for, got {len(factors)}"
+        )
+    for factor, scope in zip(factors, plan.scopes, strict=True):
+        if set(factor.variables) != set(scope):
+            raise ValueError(f"factors must be those of the plan, in order: it has {scope} for {factor}")
+    states = merge_states(factor.states for factor in factors)
+    if missing := [v for v in (*plan.order, *plan.keep) if v not in states]:
+        raise ValueError(f"no factor mentions {missing[0]!r}: plan with one that is 1 everywhere for it")
+    return dict(enumerate(factors)), states

@@ -18,6 +18,9 @@ States = Mapping[str, Sequence[Hashable] | int]
 
 Table = Tensor | np.ndarray | Sequence[Any] | float
 
+LARGEST = 1e300
+"""The largest size of a finite log value: the sum of a hundred million such is still finite."""
+
 Assignment = Mapping[str, Hashable]
 """One state for each of some variables."""
 
@@ -28,8 +31,11 @@ class Factor:
     A factor is no probability: its values may sum to anything. `Factor({"rain": ("no", "yes"), "wet": 2},
     [[9, 1], [2, 8]])` has the value 1 where it does not rain and wet is 1.
 
+    No operation changes its operands. Their tables are not copied without need: what `reduce` returns, and a
+    sum or maximum over no variable, is a view of the same storage.
+
     Args:
-        states: the scope, and the states of each of its variables.
+        states: the scope, and the states of each of its variables, in a list or tuple.
         values: φ ≥ 0, with one axis for each variable, in the order of `states`.
         log_values: log φ instead, where −∞ stands for a zero; exactly one of the two is given.
     """
@@ -49,13 +55,16 @@ class Factor:
         if (values is None) == (log_values is None):
             raise ValueError("give either values or log_values, and not both")
         name, given = ("log_values", log_values) if values is None else ("values", values)
-        table = torch.as_tensor(given, dtype=torch.float64).detach()
-        self.states = {variable: state_names(variable, s) for variable, s in states.items()}
+        self.states = named_states(states)
+        table = _real_numbers(given, f"{name} of {self}")
         if table.shape != (shape := tuple(map(len, self.states.values()))):
             raise ValueError(f"{name} of {self} must have shape {shape}, got {tuple(table.shape)}")
-        lowest = 0.0 if log_values is None else -torch.inf
-        if not (allowed := (table >= lowest) & (table < torch.inf)).all():
-            kind = "finite numbers ≥ 0" if log_values is None else "finite numbers or −∞"
+        if log_values is None:
+            kind, allowed = "finite numbers ≥ 0", (table >= 0) & (table < torch.inf)
+        else:
+            kind = f"finite numbers or −∞ (at most {LARGEST:g} in size)"
+            allowed = (table.abs() <= LARGEST) | (table == -torch.inf)
+        if not allowed.all():
             raise ValueError(f"{name} of {self} must be {kind}, got {float(table[~allowed][0])}")
         self.log_values = table.log() if log_values is None else table.clone()
 
@@ -81,6 +90,8 @@ class Factor:
 
     def product(self, other: "Factor") -> "Factor":
         r""":math:`\phi(x_S)\,\psi(x_T)`, a factor of :math:`x_{S\cup T}`; the energies −log φ add."""
+        if not isinstance(other, Factor):
+            raise TypeError(f"a factor is multiplied by a Factor, got {other!r}: write c as Factor({{}}, c)")
         return product((self, other), merge_states((self.states, other.states)))
 
     __mul__ = product
@@ -97,6 +108,7 @@ class Factor:
 
     def reduce(self, evidence: Assignment) -> "Factor":
         r""":math:`\phi(x_{S\setminus E}, x_E = e)`: the slice of this table where the evidence holds."""
+        check_mapping(evidence, "evidence")
         kept, _ = self._without(evidence)
         index = tuple(
             state_index(self.states, variable, evidence[variable]) if variable in evidence else slice(None)
@@ -113,6 +125,7 @@ class Factor:
 
     def log_value(self, assignment: Assignment) -> float:
         r""":math:`\log \phi(x_S)`; states of variables outside the scope are ignored."""
+        check_mapping(assignment, "assignment")
         if missing := [variable for variable in self.states if variable not in assignment]:
             raise ValueError(f"assignment must give a state to every variable of {self}, {missing} lack one")
         index = tuple(state_index(self.states, variable, assignment[variable]) for variable in self.states)
@@ -175,11 +188,40 @@ def state_index(states: Mapping[str, tuple[Hashable, ...]], variable: str, state
     return states[variable].index(state)
 
 
-def state_names(variable: str, states: Sequence[Hashable] | int) -> tuple[Hashable, ...]:
-    """The states of a variable, at least one and all different; an integer k means 0, …, k − 1."""
-    if isinstance(states, str):
-        raise ValueError(f"states of {variable!r} must be a sequence or a number, got the string {states!r}")
-    chosen = tuple(range(states)) if isinstance(states, int | np.integer) else tuple(states)
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"{variable!r} needs at least one state and different ones, got {states!r}")
-    return chosen
+def check_mapping(given: object, name: str) -> None:
+    """Refuse what is no mapping from variables; `name` is what the error calls it."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{name} must map variables to states, like {{'rain': ...}}, got {given!r}")
+
+
+def named_states(states: States, name: str = "states") -> dict[str, tuple[Hashable, ...]]:
+    """The states of each variable, at least one and all different; an integer k means 0, …, k − 1.
+
+    They must come in an order: a set has another one in every run of Python.
+    """
+    check_mapping(states, name)
+    named: dict[str, tuple[Hashable, ...]] = {}
+    for variable, given in states.items():
+        if not isinstance(variable, str):
+            raise ValueError(f"{name} must have strings for variables, got {variable!r}")
+        chosen = range(given) if isinstance(given, int | np.integer) else given
+        if not isinstance(chosen, Sequence) or isinstance(chosen, str):
+            raise ValueError(f"{name} of {variable!r} must be a list, a tuple or a number, got {given!r}")
+        if not all(isinstance(state, Hashable) and state == state for state in chosen):
+            raise ValueError(
+                f"{name} of {variable!r} must be hashable and equal to themselves, got {given!r}"
+            )
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(f"{variable!r} needs at least one state and different ones, got {given!r}")
+        named[variable] = tuple(chosen)
+    return named
+
+
+def _real_numbers(given: Table | None, name: str) -> Tensor:
+    """A table in float64, without gradients."""
+    if "complex" in str(getattr(given, "dtype", "")):
+        raise ValueError(f"{name} must be real numbers, got {given!r}")
+    try:
+        return torch.as_tensor(given, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be real numbers, got {given!r}") from error

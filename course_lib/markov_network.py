@@ -1,22 +1,24 @@
 r"""Markov networks: products of factors as distributions, with exact inference by variable elimination."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import combinations
 
 import networkx as nx
 import torch
 from torch import Tensor
 
-from course_lib.elimination import EliminationPlan, eliminate, most_probable_states, plan_elimination
+from course_lib.elimination import eliminate, most_probable_states
+from course_lib.elimination_plan import EliminationPlan, plan_elimination
 from course_lib.factor import (
     Assignment,
     Factor,
     States,
+    check_mapping,
     merge_states,
+    named_states,
     names,
     product,
     state_index,
-    state_names,
 )
 
 __all__ = ["MarkovNetwork", "ising_grid"]
@@ -53,13 +55,14 @@ class MarkovNetwork:
 
     def __init__(self, factors: Iterable[Factor], isolated: States | None = None) -> None:
         given = tuple(factors)
+        if wrong := [factor for factor in given if not isinstance(factor, Factor)]:
+            raise ValueError(f"factors must be of the type Factor, got {wrong[0]!r}")
         if not given and not isolated:
             raise ValueError("a network needs at least one factor, or one isolated variable")
         device = given[0].log_values.device if given else None
-        named = {variable: state_names(variable, s) for variable, s in (isolated or {}).items()}
         extra = [
             Factor.from_table({variable: s}, torch.zeros(len(s), dtype=torch.float64, device=device))
-            for variable, s in named.items()
+            for variable, s in named_states(isolated or {}, "isolated").items()
         ]
         self.states = merge_states(factor.states for factor in (*extra, *given))
         mentioned = {variable for factor in given for variable in factor.states}
@@ -85,8 +88,7 @@ class MarkovNetwork:
 
     def indices(self, assignment: Assignment, name: str = "assignment") -> dict[str, int]:
         """The position of each given state in `states`; `name` is what an error calls the assignment."""
-        if not isinstance(assignment, Mapping):
-            raise ValueError(f"{name} must map variables to states, got {assignment!r}")
+        check_mapping(assignment, name)
         self._check_known(assignment)
         return {variable: state_index(self.states, variable, state) for variable, state in assignment.items()}
 
@@ -103,11 +105,12 @@ class MarkovNetwork:
             raise ValueError(f"assignment must give a state to every variable, {missing} lack one")
         return sum(factor.log_value(assignment) for factor in self.factors)
 
-    def log_potentials(self, x: Tensor) -> Tensor:
+    def log_potentials(self, x: Tensor, name: str = "x") -> Tensor:
         r"""The same for many assignments at once, as `gibbs_sample` returns them.
 
         Args:
             x: int64 of shape (\*batch, V), positions in `states`, with a column for each of `variables`.
+            name: what an error calls x.
 
         Returns:
             shape (\*batch,), in nats.
@@ -115,12 +118,12 @@ class MarkovNetwork:
         sizes = torch.tensor([len(s) for s in self.states.values()], device=x.device)
         if x.dtype != torch.long or x.shape[-1:] != sizes.shape:
             raise ValueError(
-                f"x must be int64 of shape (*batch, {len(sizes)}), got {x.dtype} of {tuple(x.shape)}"
+                f"{name} must be int64 of shape (*batch, {len(sizes)}), got {x.dtype} of {tuple(x.shape)}"
             )
         if (wrong := (x < 0) | (x >= sizes)).any():
             variable = self.variables[int(wrong.nonzero()[0, -1])]
             raise ValueError(
-                f"x must hold positions in the states of its variables, got {int(x[wrong][0])} "
+                f"{name} must hold positions in the states of its variables, got {int(x[wrong][0])} "
                 f"for {variable!r}, which has {len(self.states[variable])}"
             )
         column = dict(zip(self.states, x.unbind(-1), strict=True))
@@ -129,14 +132,16 @@ class MarkovNetwork:
             total += factor.log_values[tuple(column[variable] for variable in factor.states)]
         return total
 
-    def log_prob(self, assignment: Assignment) -> float:
+    def log_prob(
+        self, assignment: Assignment, order: Order = "min_fill", memory_limit: float = GIBIBYTE
+    ) -> float:
         """log p(x) of a state for every variable, in nats; −∞ where a factor is zero."""
-        return self.log_potential(assignment) - float(self._eliminate((), {}, positive=True).log_values)
+        log_potential = self.log_potential(assignment)
+        return log_potential - float(self._eliminate((), {}, order, memory_limit, positive=True).log_values)
 
     def joint(self, memory_limit: float = GIBIBYTE) -> Factor:
         """p(x) as one table over all variables, by enumeration: for small networks, to check the rest."""
-        plan = plan_elimination([], self._cardinalities({}), keep=self.states)
-        plan.refuse_above(memory_limit)
+        plan_elimination([], self._cardinalities({}), keep=self.states).refuse_above(memory_limit)
         return product(self.factors, self.states).normalise()
 
     def plan(
@@ -157,7 +162,7 @@ class MarkovNetwork:
 
         Without evidence it is log Z. With it, log p(e) = log Z(e) − log Z; −∞ if the evidence is impossible.
         """
-        return float(self._eliminate((), evidence, order, memory_limit).log_values)
+        return float(self._eliminate((), evidence, order, memory_limit, positive=False).log_values)
 
     def marginal(
         self,
@@ -196,16 +201,11 @@ class MarkovNetwork:
         return not any(nx.has_path(rest, a, b) for a in sets[0] for b in sets[1])
 
     def _eliminate(
-        self,
-        keep: tuple[str, ...],
-        evidence: Assignment | None,
-        order: Order = "min_fill",
-        memory_limit: float = GIBIBYTE,
-        positive: bool = False,
+        self, keep: Sequence[str], evidence: Assignment | None, order: Order, limit: float, positive: bool
     ) -> Factor:
         """The sum over everything but `keep` and the evidence; `positive` demands that it is not all zero."""
         plan = self.plan(evidence, keep, order)
-        plan.refuse_above(memory_limit)
+        plan.refuse_above(limit)
         table = eliminate(self._reduced(evidence or {}), plan)
         if positive and table.log_values.max() == -torch.inf:
             what = f"the evidence {dict(evidence)} has" if evidence else "every assignment has"

@@ -14,7 +14,7 @@ from matplotlib.patches import Circle, Patch, Polygon
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from course_lib.elimination import EliminationPlan
+from course_lib.elimination_plan import EliminationPlan
 from course_lib.figures import PALETTE
 from course_lib.markov_network import MarkovNetwork
 

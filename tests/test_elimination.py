@@ -11,7 +11,8 @@ import torch
 from allocations import peak_allocated
 from network_oracles import random_case
 
-from course_lib.elimination import eliminate, most_probable_states, plan_elimination
+from course_lib.elimination import eliminate, most_probable_states
+from course_lib.elimination_plan import plan_elimination
 from course_lib.factor import Factor
 from course_lib.markov_network import MarkovNetwork, ising_grid
 
@@ -266,7 +267,63 @@ def test_refusals_name_the_prediction_the_limit_and_the_cure():
         plan.refuse_above(plan.peak_bytes, traceback=True)
 
 
+def test_what_no_number_of_bytes_holds_is_refused_in_powers_of_ten():
+    """A hub with 1,100 leaves that stay: a table of 2^1101 cells, beyond any float."""
+    leaves = [f"leaf{i}" for i in range(1100)]
+    sizes = dict.fromkeys(["hub", *leaves], 2)
+    plan = plan_elimination([("hub", leaf) for leaf in leaves], sizes, keep=leaves, order=["hub"])
+    assert (plan.width, plan.largest_table) == (1100, 2**1101)
+    cells, gib = round(1101 * math.log10(2)), round(math.log10(plan.peak_bytes // 2**30))
+    with pytest.raises(
+        MemoryError, match=rf"about 10\^{gib} GiB, .* about 10\^{cells} cells, .* is 1 GiB: try"
+    ):
+        plan.refuse_above(2**30)
+    plan.refuse_above(math.inf)
+
+
+def test_a_limit_that_is_no_number_is_no_permission():
+    plan = plan_elimination(CHAIN, SIZES)
+    for traceback in (False, True):
+        with pytest.raises(MemoryError, match="memory_limit is nan GiB"):
+            plan.refuse_above(math.nan, traceback)
+
+
 # Bad input.
+
+
+def chain_factors():
+    return [Factor({v: SIZES[v] for v in scope}, np.ones([SIZES[v] for v in scope])) for scope in CHAIN]
+
+
+@pytest.mark.parametrize("call", [eliminate, most_probable_states])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: [*f, Factor({}, 42.0)], "factors must be the 3 that the plan was made for, got 4"),
+        (lambda f: f[:2], "factors must be the 3 that the plan was made for, got 2"),
+        (lambda f: f[::-1], r"in order: it has \('a', 'b'\) for Factor\(c: 4, d: 5\)"),
+        (lambda f: [f[0].reduce({"a": 0}), *f[1:]], r"it has \('a', 'b'\) for Factor\(b: 3\)"),
+        (lambda f: [f[0] * Factor({"z": 2}, [1, 1]), *f[1:]], r"for Factor\(a: 2, b: 3, z: 2\)"),
+    ],
+)
+def test_factors_that_the_plan_was_not_made_for_are_refused(call, change, message):
+    plan = plan_elimination(CHAIN, SIZES)
+    call(chain_factors(), plan)
+    with pytest.raises(ValueError, match=message):
+        call(change(chain_factors()), plan)
+
+
+def test_axes_in_another_order_are_the_same_factor():
+    turned = [Factor({"b": 3, "a": 2}, np.ones((3, 2))), *chain_factors()[1:]]
+    assert float(eliminate(turned, plan_elimination(CHAIN, SIZES)).values) == pytest.approx(2 * 3 * 4 * 5)
+
+
+@pytest.mark.parametrize("keep", [(), ("x",)])
+@pytest.mark.parametrize("call", [eliminate, most_probable_states])
+def test_a_variable_that_no_factor_mentions_has_unknown_states(call, keep):
+    plan = plan_elimination(CHAIN, SIZES | {"x": 2}, keep)
+    with pytest.raises(ValueError, match="no factor mentions 'x': plan with one that is 1 everywhere"):
+        call(chain_factors(), plan)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +340,16 @@ def test_refusals_name_the_prediction_the_limit_and_the_cure():
         ({"keep": ["z"]}, r"cardinalities has no variable 'z', it has \['a', 'b', 'c', 'd'\]"),
         ({"keep": ["a", "a"]}, "may be named once"),
         ({"scopes": [("a", "y")]}, "cardinalities has no variable 'y'"),
+        ({"scopes": [["a", 1]], "cardinalities": {}}, r"cardinalities has no variable 'a', it has \[\]"),
+        ({"scopes": ["ab"]}, "cardinalities has no variable 'ab'"),
+        ({"cardinalities": SIZES | {"c": -4}}, "cardinalities must be whole numbers ≥ 1, 'c' has -4"),
+        ({"cardinalities": SIZES | {"c": 0}}, "whole numbers ≥ 1, 'c' has 0"),
+        ({"cardinalities": SIZES | {"c": 2.5}}, "whole numbers ≥ 1, 'c' has 2.5"),
+        ({"order": None}, "order must be one of .* or a sequence of variables, got None"),
+        ({"order": iter("abcd")}, "or a sequence of variables, got <str"),
+        ({"order": SIZES.keys()}, "or a sequence of variables, got dict_keys"),
+        ({"order": dict.fromkeys("abcd", 1)}, "or a sequence of variables, got {'a': 1"),
+        ({"order": set("abcd")}, "or a sequence of variables, got {"),
     ],
 )
 def test_bad_input_is_refused(arguments, message):

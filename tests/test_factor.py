@@ -180,13 +180,37 @@ def test_merge_states_keeps_the_order_of_first_appearance():
         ),
         (lambda f: Factor({"a": 2}, [math.nan, 1]), "must be finite numbers ≥ 0, got nan"),
         (lambda f: Factor({"a": 2}, [1, math.inf]), "must be finite numbers ≥ 0, got inf"),
-        (lambda f: Factor({"a": 2}, log_values=[0, math.nan]), "must be finite numbers or −∞, got nan"),
-        (lambda f: Factor({"a": 2}, log_values=[0, math.inf]), "must be finite numbers or −∞, got inf"),
+        (
+            lambda f: Factor({"a": 2}, log_values=[0, math.nan]),
+            r"finite numbers or −∞ \(at most 1e\+300 in size\), got nan",
+        ),
+        (lambda f: Factor({"a": 2}, log_values=[0, math.inf]), "must be finite numbers or −∞ .* got inf"),
+        (lambda f: Factor({"a": 2}, log_values=[0, 1e301]), r"at most 1e\+300 in size\), got 1e\+301"),
+        (lambda f: Factor({"a": 2}, log_values=[-1e308, 0]), r"at most 1e\+300 in size\), got -1e\+308"),
+        (lambda f: Factor({"a": 2}, [1, 1j]), r"values of .* must be real numbers, got \[1, 1j\]"),
+        (lambda f: Factor({"a": 1}, np.array([1 + 0j])), "must be real numbers, got array"),
+        (
+            lambda f: Factor({"a": 1}, torch.ones(1, dtype=torch.complex64)),
+            "must be real numbers, got tensor",
+        ),
+        (lambda f: Factor({"a": 2}, ["x", "y"]), r"must be real numbers, got \['x', 'y'\]"),
+        (lambda f: Factor({"a": 2}, [[1], [1, 2]]), r"must be real numbers, got \[\[1\], \[1, 2\]\]"),
+        (lambda f: Factor(["a", "b"], [1, 1]), r"states must map variables to states.* got \['a', 'b'\]"),
+        (lambda f: Factor({7: 2}, [1, 1]), "states must have strings for variables, got 7"),
+        (lambda f: Factor({"a": {"x", "y"}}, [1, 1]), "'a' must be a list, a tuple or a number, got {"),
+        (lambda f: Factor({"a": {"x": 1}.keys()}, [1]), "must be a list, a tuple or a number, got dict_keys"),
+        (lambda f: Factor({"a": 2.0}, [1, 1]), "must be a list, a tuple or a number, got 2.0"),
+        (lambda f: Factor({"a": torch.arange(2)}, [1, 1]), "must be a list, a tuple or a number, got tensor"),
+        (lambda f: Factor({"a": ([], 1)}, [1, 1]), r"'a' must be hashable .* got \(\[\], 1\)"),
+        (lambda f: Factor({"a": (math.nan, 1)}, [1, 1]), r"equal to themselves, got \(nan, 1\)"),
         (lambda f: Factor({"a": 0}, []), "'a' needs at least one state and different ones, got 0"),
         (lambda f: Factor({"a": -1}, []), "'a' needs at least one state and different ones, got -1"),
         (lambda f: Factor({"a": ()}, []), r"'a' needs at least one state and different ones, got \(\)"),
         (lambda f: Factor({"a": ("x", "x")}, [1, 1]), r"different ones, got \('x', 'x'\)"),
-        (lambda f: Factor({"a": "no"}, [1, 1]), "'a' must be a sequence or a number, got the string 'no'"),
+        (
+            lambda f: Factor({"a": "no"}, [1, 1]),
+            "states of 'a' must be a list, a tuple or a number, got 'no'",
+        ),
         (
             lambda f: f * Factor({"b": 2}, [1, 1]),
             r"'b' has the states \('x', 'y', 'z'\) in one factor and \(0, 1\)",
@@ -197,6 +221,9 @@ def test_merge_states_keeps_the_order_of_first_appearance():
         (lambda f: f.marginalise(["a", "a"]), r"named once, got \('a', 'a'\)"),
         (lambda f: f.reduce({"z": 0}), "has no variable 'z'"),
         (lambda f: f.reduce({"b": 0}), r"variable 'b' has the states \('x', 'y', 'z'\), got 0"),
+        (lambda f: f.reduce(["a"]), r"evidence must map variables to states.* got \['a'\]"),
+        (lambda f: f.reduce("a"), "evidence must map variables to states.* got 'a'"),
+        (lambda f: f.log_value([0, "x"]), "assignment must map variables to states"),
         (lambda f: f.log_value({"a": 0}), r"every variable of Factor\(a: 2, b: 3\), \['b'\] lack one"),
         (lambda f: f.log_value({"a": 2, "b": "x"}), r"variable 'a' has the states \(0, 1\), got 2"),
     ],
@@ -204,3 +231,35 @@ def test_merge_states_keeps_the_order_of_first_appearance():
 def test_bad_input_is_refused_with_the_name_the_value_and_the_cure(call, message):
     with pytest.raises(ValueError, match=message):
         call(pair("ab")[0])
+
+
+@pytest.mark.parametrize("other", [2, 2.0, None, torch.ones(2, 3)])
+def test_a_factor_is_multiplied_by_factors_only(other):
+    with pytest.raises(TypeError, match=r"(?s)multiplied by a Factor, got .*: write c as Factor\(\{\}, c\)"):
+        pair("ab")[0] * other
+
+
+@pytest.mark.parametrize("largest", [1e300, -1e300])
+def test_sums_of_the_largest_logarithms_stay_finite(largest):
+    factor = Factor({"a": 2, "b": 2}, log_values=[[largest, 0], [largest, -math.inf]])
+    total = factor
+    for _ in range(10):
+        total = total * factor
+    assert total.log_values[0, 0] == pytest.approx(11 * largest)
+    for result in (
+        total.marginalise("b"),
+        total.maximise("a"),
+        total.normalise(),
+        total.marginalise("a"),
+    ):
+        assert not result.log_values.isnan().any()
+        assert result.log_values.max() > -math.inf
+
+
+def test_what_shares_storage_is_what_the_documentation_says():
+    factor = pair("ab")[0]
+    views = factor.reduce({"a": 1}), factor.reduce({}), factor.marginalise([]), factor.maximise([])
+    own = factor.marginalise("a"), factor.maximise("a"), factor.normalise(), factor * Factor({}, 1.0)
+    storage = factor.log_values.untyped_storage().data_ptr()
+    assert {view.log_values.untyped_storage().data_ptr() for view in views} == {storage}
+    assert storage not in {result.log_values.untyped_storage().data_ptr() for result in own}

@@ -269,8 +269,27 @@ def test_an_elimination_beyond_the_limit_is_refused_before_anything_is_allocated
     refused(lambda: network.log_prob(dict.fromkeys(network.variables, 1)), wanted)
     refused(lambda: network.marginal("s[0,0]"), "would take .* GiB")
     refused(network.most_probable, "would take .* GiB")
-    refused(network.joint, "would take .* GiB")
+    refused(network.joint, "GiB: ask for fewer variables, raise memory_limit, or sample")
     refused(lambda: ising_grid(6, 6, 0.4).marginal(ising_grid(6, 6, 0.4).variables), "would take .* GiB")
+
+
+def test_tables_beyond_all_numbers_are_refused_like_others():
+    bits = MarkovNetwork([], isolated={f"bit{i}": 2 for i in range(15_000)})
+    with pytest.raises(MemoryError, match=r"take about 10\^4508 GiB, .* about 10\^4515 cells"):
+        bits.joint()
+    with pytest.raises(MemoryError, match=r"about 10\^482 cells"):
+        ising_grid(40, 40, 0.4).joint()
+
+
+def test_log_prob_takes_the_order_and_the_limit_that_its_refusal_names():
+    network = ising_grid(1, 30, 0.4, 0.1)
+    everywhere, bad = dict.fromkeys(network.variables, 1), sorted(network.variables, key=lambda v: v[-2])
+    needed = network.plan().peak_bytes
+    assert network.plan(order=bad).peak_bytes > needed
+    assert_close(network.log_prob(everywhere, bad), network.log_prob(everywhere, memory_limit=needed))
+    for order, limit in (("min_fill", needed - 1), (bad, needed), ("min_fill", math.nan)):
+        with pytest.raises(MemoryError, match=r"try another order.* raise memory_limit"):
+            network.log_prob(everywhere, order, limit)
 
 
 @pytest.mark.parametrize("seed", [1, 5, 9, 13])
@@ -376,9 +395,15 @@ def two_factors(**other):
             lambda n: MarkovNetwork(two_factors(states={"c": 2}, values=[1, 1]), {"a": 3}),
             r"'a' has the states \(0, 1, 2\) in one factor and \(0, 1\) in another",
         ),
+        (lambda n: MarkovNetwork([torch.ones(2)]), "factors must be of the type Factor, got tensor"),
+        (lambda n: MarkovNetwork([], ["a"]), r"isolated must map variables to states.* got \['a'\]"),
+        (lambda n: MarkovNetwork([], {"a": {0, 1}}), "isolated of 'a' must be a list, a tuple or a number"),
+        (lambda n: MarkovNetwork([], {7: 2}), "isolated must have strings for variables, got 7"),
+        (lambda n: n.plan(order=None), "order must be one of .* or a sequence of variables, got None"),
+        (lambda n: n.log_partition({"a": [1]}), r"'a' has the states \(0, 1\), got \[1\]"),
         (lambda n: n.log_partition({"z": 0}), r"no variable 'z', it has \['a', 'b', 'c'\]"),
         (lambda n: n.log_partition({"a": 2}), r"'a' has the states \(0, 1\), got 2"),
-        (lambda n: n.log_partition(["a"]), r"evidence must map variables to states, got \['a'\]"),
+        (lambda n: n.log_partition(["a"]), r"evidence must map variables to states.* got \['a'\]"),
         (lambda n: n.marginal("z"), r"the network has no variable 'z', it has \['a', 'b', 'c'\]"),
         (lambda n: n.marginal(["a", "a"]), r"named once, got \('a', 'a'\)"),
         (lambda n: n.marginal(["a", "b"], {"a": 0}), r"\['a'\] are asked for, and also given as evidence"),
@@ -409,8 +434,8 @@ def two_factors(**other):
         (lambda n: n.log_potentials(torch.tensor([0, 0, 2])), "got 2 for 'c', which has 2"),
         (lambda n: ising_grid(0, 3, 1.0), "n_rows and n_columns must be at least 1, got 0 and 3"),
         (lambda n: ising_grid(3, -1, 1.0), "n_rows and n_columns must be at least 1, got 3 and -1"),
-        (lambda n: ising_grid(2, 2, math.nan), "log_values of .* must be finite numbers or −∞, got nan"),
-        (lambda n: ising_grid(2, 2, 1.0, math.inf), "must be finite numbers or −∞, got inf"),
+        (lambda n: ising_grid(2, 2, math.nan), "log_values of .* must be finite numbers or −∞ .* got nan"),
+        (lambda n: ising_grid(2, 2, 1.0, math.inf), "must be finite numbers or −∞ .* got inf"),
     ],
 )
 def test_bad_input_is_refused_with_the_name_the_value_and_the_cure(call, message):
