@@ -57,10 +57,11 @@ def gibbs_sample(
         int64 of shape (n_chains, V), or (n_sweeps, n_chains, V) with `record`, which has a column for each of
         `network.variables` with positions in its `network.states`.
     """
-    if n_chains < 1 or n_sweeps < 0:
-        raise ValueError(
-            f"n_chains must be at least 1 and n_sweeps at least 0, got {n_chains} and {n_sweeps}"
-        )
+    for name, number, least in (("n_chains", n_chains, 1), ("n_sweeps", n_sweeps, 0)):
+        if not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator must be a torch.Generator or None, got {generator!r}")
     observed = network.indices(evidence or {}, "evidence")
     x = _start(network, n_chains, observed, initial, generator).T.contiguous()  # chains last
     blocks, log_values = _blocks(network, observed)
@@ -166,8 +167,9 @@ def _start(
                 return x
             x[impossible] = uniform(int(impossible.sum()))
         raise ValueError(
-            f"no state of positive probability among {STARTS} random starts: the evidence may be impossible "
-            "(then log_partition(evidence) is −inf), or start at initial=most_probable(evidence)[0]"
+            f"no state of positive probability among {STARTS} random starts. If log_partition(evidence) is "
+            "−inf, the factors and the evidence exclude every one; otherwise such states are rare, and you "
+            "can start at initial=most_probable(evidence)[0]"
         )
     if isinstance(initial, Tensor):
         x = initial.clone()
@@ -179,7 +181,7 @@ def _start(
     if x.shape != (n_chains, len(sizes)):
         raise ValueError(f"initial must have shape {(n_chains, len(sizes))}, got {tuple(x.shape)}")
     x[:, columns] = held.to(x.dtype)
-    if (impossible := network.log_potentials(x) == -torch.inf).any():
+    if (impossible := network.log_potentials(x, "initial") == -torch.inf).any():
         raise ValueError(
             f"initial must have positive probability, chain {int(impossible.nonzero()[0])} has none"
         )

@@ -8,17 +8,19 @@ import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Polygon
+from matplotlib.text import Text
 from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
 from course_lib.elimination_plan import EliminationPlan
 from course_lib.figures import PALETTE
 from course_lib.markov_network import MarkovNetwork
+from course_lib.network_layout import network_layout, shortest_distance
 
-__all__ = ["draw_cliques", "draw_elimination", "draw_elimination_step", "draw_network", "network_layout"]
+__all__ = ["draw_cliques", "draw_elimination", "draw_elimination_step", "draw_network"]
 
 Positions = Mapping[str, tuple[float, float]] | None
 Labels = Mapping[str, str] | None
@@ -26,26 +28,6 @@ Labels = Mapping[str, str] | None
 BLUE, ORANGE, GREEN, *_ = PALETTE
 PALE_BLUE, PALE_ORANGE, GREY, INK = "#CCE3F0", "#F7DFCC", "#9A9A9A", "#222222"
 RADIUS = 0.24  # of a variable's circle, where the shortest distance between two variables is 1
-
-
-def network_layout(network: MarkovNetwork) -> dict[str, tuple[float, float]]:
-    """A position for each variable, the same in every run, with the graph's components side by side."""
-    placed: dict[str, tuple[float, float]] = {}
-    for variable in network.variables:
-        if variable in placed:
-            continue
-        component = nx.node_connected_component(network.graph, variable)
-        graph = nx.Graph()  # anew, in the network's order: that of a subgraph may change from run to run
-        graph.add_nodes_from(v for v in network.variables if v in component)
-        graph.add_edges_from(edge for edge in network.graph.edges if edge[0] in component)
-        points = np.array([*nx.kamada_kawai_layout(graph, pos=_first_guess(graph)).values()])
-        if np.ptp(points[:, 0]) < np.ptp(points[:, 1]):
-            points = points[:, ::-1]  # lying, not standing
-        points = points / _shortest_distance(points)
-        points -= [points[:, 0].min(), points[:, 1].mean()]
-        points[:, 0] += max((x + 1.2 for x, _ in placed.values()), default=0)
-        placed |= {v: (float(x), float(y)) for v, (x, y) in zip(graph, points, strict=True)}
-    return placed
 
 
 def draw_network(
@@ -69,8 +51,9 @@ def draw_network(
     """
     canvas = _Canvas(network, positions, labels, ax)
     canvas.edges(network.graph.edges)
+    fill = _of_each(network, "white", colours, "colours")
     for variable in network.variables:
-        canvas.variable(variable, (colours or {}).get(variable, "white"))
+        canvas.variable(variable, fill[variable])
     return canvas.figure
 
 
@@ -121,9 +104,12 @@ def draw_elimination_step(
     """
     if not 0 <= step < len(plan.steps):
         raise ValueError(f"step must be at least 0 and less than {len(plan.steps)}, got {step}")
+    left = {*plan.order, *plan.keep}
+    if plan.scopes != tuple(tuple(v for v in factor.variables if v in left) for factor in network.factors):
+        raise ValueError("plan must be one of this network, it has other tables: take network.plan()")
     canvas = _Canvas(network, positions, labels, ax)
     graph = nx.Graph(network.graph)
-    graph.remove_nodes_from(set(network.variables) - {*plan.order, *plan.keep})
+    graph.remove_nodes_from(set(network.variables) - left)
     for earlier in plan.steps[:step]:
         graph.add_edges_from(earlier.fill_in)
         graph.remove_node(earlier.variable)
@@ -183,14 +169,13 @@ class _Canvas:
 
     def __init__(self, network: MarkovNetwork, places: Positions, labels: Labels, ax: Axes | None) -> None:
         self.points = _points(network, places)
-        self.labels = {variable: (labels or {}).get(variable, variable) for variable in network.variables}
+        self.labels = _of_each(network, None, labels, "labels")
         left, right, bottom, top = _frame(self.points)
         if ax is None:
             inches = min(0.9, 8.0 / (right - left))  # a unit
             size = (right - left) * inches, (top - bottom) * inches
             _, ax = plt.subplots(figsize=size, layout="constrained")
         self.ax, self.figure = ax, cast(Figure, ax.get_figure())
-        self.points_per_unit = 72 * ax.get_window_extent().width / self.figure.dpi / (right - left)
         ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
         ax.set_axis_off()
 
@@ -198,11 +183,8 @@ class _Canvas:
         """A circle with the label in it, as large as fits."""
         centre, label = self.points[variable], self.labels[variable]
         self.ax.add_patch(Circle(centre, RADIUS, facecolor=face, edgecolor=ink, linewidth=1.8, zorder=zorder))
-        n_letters = max(1, len(label.translate({ord(c): None for c in "$_{}"})))
-        size = 2 * RADIUS * self.points_per_unit * min(0.5, 1.4 / n_letters)
-        self.ax.text(
-            *centre, label, size=min(size, 13), color=ink, ha="center", va="center_baseline", zorder=4
-        )
+        text = _Label(*centre, label, color=ink, ha="center", va="center_baseline", zorder=4, in_layout=False)
+        self.ax.add_artist(text)
 
     def edges(self, pairs: Iterable[tuple[str, str]], **style: Any) -> None:
         """Lines between the centres, behind the circles."""
@@ -218,28 +200,36 @@ class _Canvas:
         return cloud[ConvexHull(cloud).vertices]
 
 
+class _Label(Text):
+    """As large as fits into a circle, which is known when it is drawn: a layout may have moved the axes."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Choose the size, in points, and draw."""
+        (left, _), (right, _) = cast(Axes, self.axes).transData.transform([(-RADIUS, 0), (RADIUS, 0)])
+        n_letters = max(1, len(self.get_text().translate({ord(c): None for c in "$_{}"})))
+        size = (right - left) / renderer.points_to_pixels(1) * min(0.5, 1.4 / n_letters)
+        self.set_fontsize(min(size, 13))
+        super().draw(renderer)
+
+
+def _of_each(network: MarkovNetwork, default: str | None, given: Labels, name: str) -> dict[str, str]:
+    """What is given for each variable, or the default, which is its name if None."""
+    if unknown := [variable for variable in given or {} if variable not in network.states]:
+        raise ValueError(f"{name} names {unknown[0]!r}, the network has {list(network.states)}")
+    return {v: default or v for v in network.variables} | dict(given or {})
+
+
 def _points(network: MarkovNetwork, positions: Positions) -> dict[str, tuple[float, float]]:
     """The positions, in units of the distance between the two closest variables."""
+    if not network.variables:
+        raise ValueError("the network must have at least one variable to be drawn, it has none")
     places = network_layout(network) if positions is None else positions
     if missing := [variable for variable in network.variables if variable not in places]:
         raise ValueError(f"positions must place every variable, {missing} have no place")
-    unit = _shortest_distance(np.array([places[variable] for variable in network.variables]))
+    unit = shortest_distance(np.array([places[variable] for variable in network.variables]))
     return {
         variable: (places[variable][0] / unit, places[variable][1] / unit) for variable in network.variables
     }
-
-
-def _first_guess(graph: nx.Graph) -> dict[str, np.ndarray]:
-    """Where the layout's descent starts: the graph's slowest modes, and a bit of a circle to part twins."""
-    slow, circle = nx.spectral_layout(graph), nx.circular_layout(graph)
-    return {variable: slow[variable] + 0.1 * circle[variable] for variable in graph}
-
-
-def _shortest_distance(points: np.ndarray) -> float:
-    shortest = float(pdist(points).min(initial=np.inf))
-    if shortest == 0:
-        raise ValueError("positions must differ, two variables are at the same place")
-    return shortest if np.isfinite(shortest) else 1.0
 
 
 def _frame(points: Mapping[str, tuple[float, float]]) -> tuple[float, float, float, float]:

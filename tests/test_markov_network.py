@@ -58,6 +58,8 @@ def test_inference_agrees_with_enumeration_and_pgmpy(seed):
     given = case.joint_given_evidence()
     hidden_order = case.order if isinstance(case.order, str) else [*case.order, *case.query]
     assert_close(network.log_partition(case.evidence, hidden_order), log(given.sum()))
+    log_evidence = network.log_partition(case.evidence) - network.log_partition()
+    assert_close(log_evidence, peer.log_evidence())
 
     marginal = network.marginal(case.query, case.evidence, case.order)
     assert marginal.variables == case.query
@@ -71,8 +73,7 @@ def test_inference_agrees_with_enumeration_and_pgmpy(seed):
     expected = expected.squeeze(tuple(set(range(expected.ndim)) - set(places)))
     expected = expected.transpose([sorted(places).index(place) for place in places]) / expected.sum()
     assert_close(marginal.values, expected)
-    if case.query:
-        assert_close(marginal.values, peer.conditional())
+    assert_close(marginal.values, peer.conditional())
 
     best, log_prob = network.most_probable(case.evidence, hidden_order)
     assert list(best) == [variable for variable in case.states if variable not in case.evidence]
@@ -91,6 +92,11 @@ def _complete(case):
 def test_the_random_networks_are_as_various_as_the_claim():
     cases = [random_case(seed) for seed in SEEDS]
     components = [list(nx.connected_components(case.network().graph)) for case in cases]
+    assert sum(len(case.states) >= 4 for case in cases) >= 180
+    assert sum(len(case.tables) >= 2 for case in cases) >= 170
+    assert np.median([case.joint().size for case in cases]) >= 64
+    assert all(case.query for case in cases)
+    assert sum(not case.tables for case in cases) >= 3
     assert sum((case.joint() == 0).any() for case in cases) > 30
     assert sum(any(len(c) == 1 for c in of_one) for of_one in components) > 30
     assert sum(sum(len(c) > 1 for c in of_one) > 1 for of_one in components) > 15
@@ -451,7 +457,7 @@ def test_results_do_not_depend_on_the_hashes_of_strings():
 import json, torch
 from course_lib.gibbs_sampling import gibbs_sample
 from course_lib.markov_network import ising_grid
-from course_lib.network_figures import network_layout
+from course_lib.network_layout import network_layout
 network = ising_grid(3, 4, 0.5)
 x = gibbs_sample(network, 3, 4, generator=torch.Generator().manual_seed(0))
 print(json.dumps([

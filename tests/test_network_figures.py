@@ -25,8 +25,8 @@ from course_lib.network_figures import (
     draw_elimination,
     draw_elimination_step,
     draw_network,
-    network_layout,
 )
+from course_lib.network_layout import network_layout
 
 PLACES = {"1": (2, 4), "2": (0, 4), "3": (2, 2), "4": (0, 2), "5": (4, 1), "6": (2, 0), "7": (4, -1)}
 SCOPES = ["12", "13", "34", "356", "567"]
@@ -253,6 +253,19 @@ def test_what_has_gone_is_pale_and_its_edges_are_gone():
     assert ax.get_title() == "7. sum out 7\n1 variable, 2 cells"
 
 
+@pytest.mark.parametrize("n_columns", [1, 3, 5])
+def test_labels_of_many_panels_are_as_large_as_their_circles_allow(n_columns):
+    """The size is chosen after the layout, which makes panels larger or smaller than they were."""
+    figure = draw_elimination(SEVEN, SEVEN.plan(), PLACES, dict.fromkeys("1234567", "$X_7$"), n_columns)
+    figure.draw_without_rendering()
+    for ax in figure.axes[:7]:
+        (diameter,) = {round(circle.get_window_extent().width, 6) for circle in circles(ax).values()}
+        wanted = min(13, 0.5 * diameter * 72 / figure.dpi)
+        for text in ax.texts:
+            assert text.get_fontsize() == pytest.approx(wanted)
+            assert text.get_window_extent().width < diameter
+
+
 def test_observed_variables_are_grey_and_cut_off_and_kept_ones_stay():
     plan = SEVEN.plan({"3": 0}, keep=["7"])
     for step in range(len(plan.steps)):
@@ -308,7 +321,27 @@ def test_draw_elimination_shows_every_step_in_order():
         ),
         (
             lambda plan: draw_network(SEVEN, dict.fromkeys("1234567", (0, 0))),
-            "two variables are at the same place",
+            "must be finite and differ",
+        ),
+        (
+            lambda plan: draw_network(SEVEN, PLACES | {"4": (float("nan"), 0)}),
+            "positions must be finite and differ",
+        ),
+        (
+            lambda plan: draw_network(SEVEN, PLACES, colours={"three": "red"}),
+            r"colours names 'three', the network has \['1', '2', '3', '4', '5', '6', '7'\]",
+        ),
+        (lambda plan: draw_network(SEVEN, labels={"8": "x"}), "labels names '8', the network has"),
+        (lambda plan: draw_cliques(SEVEN, labels={"8": "x"}), "labels names '8', the network has"),
+        (lambda plan: draw_network(MarkovNetwork([Factor({}, 3.0)])), "at least one variable to be drawn"),
+        (lambda plan: draw_elimination_step(network_of(["12"]), plan, 0), "plan must be one of this network"),
+        (
+            lambda plan: draw_elimination_step(SEVEN, network_of(["12"]).plan(), 0),
+            r"plan must be one of this network, .* take network.plan\(\)",
+        ),
+        (
+            lambda plan: draw_elimination(SEVEN, network_of([*SCOPES, "27"]).plan()),
+            "plan must be one of this network",
         ),
     ],
 )
