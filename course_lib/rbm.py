@@ -156,7 +156,7 @@ class RBM(nn.Module):
         for index in self._smaller_side(chunk):
             total = torch.logaddexp(total, checkpoint(self._log_sum, index, use_reentrant=False))
         if not total.isfinite():
-            raise FloatingPointError(f"log Z is {float(total)}: the machine's parameters are not finite")
+            raise FloatingPointError(f"log Z is {total:g}: the machine's parameters are not finite")
         return total
 
     def log_likelihood(self, v: Tensor, log_partition: Tensor | float | None = None) -> Tensor:

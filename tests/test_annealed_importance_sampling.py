@@ -304,6 +304,28 @@ def test_a_schedule_may_be_a_list_and_of_any_precision(device):
     assert torch.equal(values[0], values[2])
 
 
+@pytest.mark.filterwarnings("error")
+def test_bits_and_a_base_bias_may_be_of_any_type(device):
+    rbm, bits = random_rbm(device=device), torch.tensor([[0, 1, 1, 0, 1]] * 3, device=device)
+    bias = torch.tensor([0.5, -0.25, 0.0, 1.0, -2.0], device=device)
+
+    def results(bits, base_bias):
+        torch.manual_seed(0)
+        options = rbm, linear_schedule(3)
+        return torch.cat(
+            [
+                annealed_importance_sampling(*options, 9, base_bias).log_weights,
+                reverse_annealed_importance_sampling(rbm, bits, *options[1:], base_bias).log_weights,
+                raise_bound(rbm, bits, *options[1:], 2, base_bias),
+            ]
+        )
+
+    plain = results(bits.float(), bias)
+    for dtype in (torch.bool, torch.uint8, torch.int64, torch.float64):
+        assert torch.equal(results(bits.to(dtype), bias.double().requires_grad_()), plain)
+    assert not plain.requires_grad
+
+
 def test_five_hundred_chains_are_the_default():
     assert annealed_importance_sampling(random_rbm(), linear_schedule(2)).log_weights.shape == (500,)
 
@@ -387,6 +409,7 @@ def test_a_machine_that_is_not_finite_is_refused():
         rbm.log_partition()
 
 
+@pytest.mark.filterwarnings("error")
 def test_one_chain_has_no_standard_error():
     assert math.isnan(annealed_importance_sampling(RBM(3, 2), linear_schedule(3), 1).standard_error)
 

@@ -64,8 +64,12 @@ def test_bernoulli_vector_never_rounds_a_probability_to_zero(device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sampled_bits_have_their_probabilities_and_are_independent(dtype, device):
     logits = torch.tensor([[-3.0, -0.5, 0.0], [0.4, 1.0, 2.5]], dtype=dtype, device=device)
-    for draw, argument in ((sample_bits, logits), (sample_bits_of_mean, logits.sigmoid())):
-        bits = draw(argument.expand(50_000, 2, 3))
+    for draw, argument, generator in (
+        (sample_bits, logits, None),
+        (sample_bits_of_mean, logits.sigmoid(), None),
+        (sample_bits_of_mean, logits.sigmoid(), torch.Generator(device).manual_seed(3)),
+    ):
+        bits = draw(argument.expand(50_000, 2, 3), generator)
         assert (bits.shape, bits.dtype, bits.device) == ((50_000, 2, 3), dtype, logits.device)
         assert set(bits.unique().tolist()) == {0.0, 1.0}
         mean, centred = logits.double().sigmoid(), bits.double() - logits.double().sigmoid()
@@ -91,6 +95,31 @@ def test_a_bit_is_one_where_the_uniform_number_is_below_its_mean(monkeypatch):
     assert sample_bits_of_mean(torch.full((4,), 0.5)).tolist() == [1.0, 1.0, 0.0, 0.0]
     assert sample_bits_of_mean(torch.zeros(4)).tolist() == [0.0, 0.0, 0.0, 0.0]
     assert sample_bits(torch.zeros(4)).tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("generator", [None, torch.Generator()])
+@pytest.mark.parametrize(
+    ("dtype", "noise_type"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_the_noise_is_as_fine_as_the_means_and_no_coarser_than_single_precision(
+    monkeypatch, generator, dtype, noise_type
+):
+    seen = []
+
+    def spy(draw):
+        def drawn(*arguments, **options):
+            noise = draw(*arguments, **options)
+            seen.append(noise.dtype)
+            return noise
+
+        return drawn
+
+    monkeypatch.setattr(torch, "rand", spy(torch.rand))
+    monkeypatch.setattr(torch, "rand_like", spy(torch.rand_like))
+    torch.set_default_dtype(torch.float64 if noise_type == torch.float32 else torch.float32)
+    assert sample_bits_of_mean(torch.full((3,), 0.5, dtype=dtype), generator).dtype == dtype
+    assert seen == [noise_type]
 
 
 def test_bits_of_half_precision_are_drawn_with_noise_of_single_precision():

@@ -349,9 +349,31 @@ def test_what_was_seen_instead_of_bits_is_named():
         check_bits(torch.tensor([[0, 255]], dtype=torch.uint8), "v")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8, torch.int64])
-def test_bits_of_any_number_type_are_bits(dtype):
-    check_bits(torch.tensor([[0, 1, 1, 0]], dtype=dtype), "v")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bool, torch.uint8, torch.int64])
+def test_bits_of_any_type_are_bits(dtype, device):
+    rbm, bits = random_rbm(device=device), torch.tensor([[0, 1, 1, 0, 1]], device=device)
+    check_bits(bits.to(dtype), "v")
+    assert torch.equal(rbm.log_likelihood(bits.to(dtype)), rbm.log_likelihood(bits.float()))
+    assert rbm.log_likelihood(bits.to(dtype)).dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["weight", "visible_bias", "hidden_bias"])
+def test_a_machine_that_is_not_finite_has_no_log_partition(name, value):
+    rbm = random_rbm()
+    with torch.no_grad():
+        getattr(rbm, name).view(-1)[1] = value
+    with pytest.raises(
+        FloatingPointError, match=r"log Z is (nan|inf): the machine's parameters are not finite"
+    ):
+        rbm.log_partition()
+
+
+@pytest.mark.parametrize("n", [0, -3])
+def test_no_samples_are_refused(n):
+    with pytest.raises(ValueError, match=f"n must be at least 1, got {n}"):
+        random_rbm().sample_exact(n)
 
 
 @pytest.mark.parametrize("shape", [(4,), (0, 4), (2, 3, 4), ()])
