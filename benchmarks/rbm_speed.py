@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import sklearn
 import torch
-from record import machine, seconds, write
+from record import interleaved_seconds, machine, write
 from sklearn.neural_network import BernoulliRBM
 from threadpoolctl import threadpool_limits
 
@@ -90,12 +90,7 @@ def main() -> None:
         "binarised": course(images, images.batches(BATCH, "binarize"), steps),
         "scikit-learn": scikit_learn(bits, options.threads),
     }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(options.repeats + 1):
-        for name, run in runs.items():
-            elapsed = seconds(run, device)
-            if repeat > 0:  # the first round warms caches up
-                times[name].append(elapsed)
+    times = interleaved_seconds(runs, device, options.repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
     protocol = f"one CD-1 pass over MNIST: {steps} steps of {BATCH}, {HIDDEN} hidden units"
     print(f"{protocol}, {options.threads} threads, {device}")

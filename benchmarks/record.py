@@ -64,6 +64,14 @@ def seconds(run: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def interleaved_seconds(
+    runs: dict[str, Callable[[], None]], device: torch.device, repeats: int
+) -> dict[str, list[float]]:
+    """Wall-clock times of every run, by turns, after one round that warms the caches up."""
+    rounds = [{name: seconds(run, device) for name, run in runs.items()} for _ in range(repeats + 1)]
+    return {name: [times[name] for times in rounds[1:]] for name in runs}
+
+
 def write(name: str, content: dict[str, Any]) -> Path:
     """Write `results/<name>.json`, whole or not at all."""
     path = RESULTS / f"{name}.json"

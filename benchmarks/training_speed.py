@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from record import machine, seconds, write
+from record import interleaved_seconds, machine, write
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -98,12 +98,7 @@ def main() -> None:
         "binarised": course(device, steps, "binarize"),
         "idiom": idiom(device, steps),
     }
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(options.repeats + 1):
-        for name, run in runs.items():
-            elapsed = seconds(run, device)
-            if repeat > 0:  # the first round warms caches up
-                times[name].append(elapsed)
+    times = interleaved_seconds(runs, device, options.repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(
         f"one pass over MNIST, {steps} steps of {BATCH}, 784-400-50 VAE, {options.threads} threads, {device}"
