@@ -1,0 +1,322 @@
+r"""Estimates of an expectation under q whose backward pass estimates its gradient: one interface, many ways.
+
+Every estimator maps (distribution, integrand) to a surrogate of the distribution's batch shape. Its value
+estimates :math:`\mathrm E_q f(z)`; its gradient, after `backward()`, estimates the gradient of that with
+respect to the parameters of q and to those of f. To change the estimator, change one line.
+
+The integrand maps z of shape (n_samples, \*batch, \*event) to finite values of shape (n_samples, \*batch).
+All samples come from torch's global generator.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, OneHotCategorical, RelaxedOneHotCategorical
+
+__all__ = [
+    "LearnedBaseline",
+    "enumeration",
+    "estimate_gradients",
+    "gumbel_softmax",
+    "leave_one_out",
+    "pathwise",
+    "score_function",
+]
+
+Integrand = Callable[[Tensor], Tensor]
+
+MAX_STATES = 2**20  # that `enumeration` visits at once
+
+
+class LearnedBaseline(nn.Module):
+    r"""A baseline that follows the mean of f, whether f is to rise or to fall.
+
+    Each use ends with one step of stochastic gradient descent on :math:`\tfrac12 (f - b)^2`:
+
+    .. math:: b \leftarrow b + \eta\,(\bar f - b)
+
+    The step comes after the use, so b depends on earlier samples only and the estimate stays unbiased. In
+    `eval()` mode b rests.
+
+    Args:
+        learning_rate: η in (0, 1].
+        initial: b before the first use.
+
+    Source:
+        Mnih and Gregor (2014), section 2.3, without their regression on x.
+    """
+
+    def __init__(self, learning_rate: float = 0.1, initial: float = 0.0) -> None:
+        super().__init__()
+        if not 0 < learning_rate <= 1:
+            raise ValueError(f"learning_rate must lie in (0, 1], got {learning_rate}")
+        self.learning_rate = learning_rate
+        self.register_buffer("value", torch.tensor(float(initial)))
+
+    value: Tensor
+
+    @torch.no_grad()
+    def update(self, f: Tensor) -> None:
+        """One step towards the mean of f, of any shape."""
+        if self.training:
+            self.value.lerp_(f.mean().to(self.value), self.learning_rate)
+
+
+def score_function(
+    distribution: Distribution,
+    integrand: Integrand,
+    n_samples: int = 1,
+    baseline: float | Tensor | LearnedBaseline = 0.0,
+) -> Tensor:
+    r"""The score-function estimator (REINFORCE), for every distribution with a differentiable log-density.
+
+    .. math::
+        \nabla_\phi\, \mathrm E_{q_\phi} f(z) \approx \frac1K \sum_{k=1}^K
+        \bigl(f(z_k) - b\bigr) \nabla_\phi \log q_\phi(z_k) + \nabla_\phi f(z_k), \qquad z_k \sim q_\phi
+
+    Args:
+        distribution: q, of any kind.
+        integrand: f; it need not be differentiable in z.
+        n_samples: K ≥ 1.
+        baseline: b, a number, a tensor that broadcasts to (n_samples, \*batch), or a `LearnedBaseline`.
+            The estimate is unbiased if b does not depend on the very samples it is used with.
+
+    Returns:
+        shape (\*batch,), with the baseline in the gradient only.
+
+    Source:
+        Williams (1992); for variational inference Ranganath, Gerrish and Blei (2014).
+    """
+    z = _sample(distribution, n_samples)
+    f = _evaluate(integrand, z, distribution)
+    b = baseline.value if isinstance(baseline, LearnedBaseline) else torch.as_tensor(baseline)
+    try:
+        fits = torch.broadcast_shapes(b.shape, f.shape) == f.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"baseline must broadcast to (n_samples, *batch) = {tuple(f.shape)}, got {tuple(b.shape)}"
+        )
+    surrogate = _score_surrogate(distribution, z, f, b.to(f))
+    if isinstance(baseline, LearnedBaseline):
+        baseline.update(f)
+    return surrogate
+
+
+def leave_one_out(distribution: Distribution, integrand: Integrand, n_samples: int = 2) -> Tensor:
+    r"""The score-function estimator whose baseline for each sample is the mean of f at the others.
+
+    .. math::
+        b_k = \frac1{K-1} \sum_{j \ne k} f(z_j), \qquad
+        f(z_k) - b_k = \frac K{K-1} \Bigl(f(z_k) - \frac1K \sum_{j=1}^K f(z_j)\Bigr)
+
+    Args:
+        distribution: q, of any kind.
+        integrand: f; it need not be differentiable in z.
+        n_samples: K ≥ 2.
+
+    Returns:
+        shape (\*batch,).
+
+    Source:
+        Mnih and Rezende (2016), section 2.4; Kool, van Hoof and Welling (2019).
+    """
+    z = _sample(distribution, n_samples, least=2)
+    f = _evaluate(integrand, z, distribution)
+    return _score_surrogate(distribution, z, f, (f.sum(0) - f) / (n_samples - 1))
+
+
+def pathwise(distribution: Distribution, integrand: Integrand, n_samples: int = 1) -> Tensor:
+    r"""The pathwise estimator (reparametrisation): each sample moves with the parameters.
+
+    .. math::
+        \nabla_\phi\, \mathrm E_{q_\phi} f(z) \approx \frac1K \sum_{k=1}^K \nabla_\phi f(z_k),
+        \qquad z_k = g_\phi(\varepsilon_k)
+
+    Args:
+        distribution: q, with a reparametrised sampler `rsample` and a continuous z.
+        integrand: f, continuous, and differentiable almost everywhere.
+        n_samples: K ≥ 1.
+
+    Returns:
+        shape (\*batch,).
+
+    Source:
+        Kingma and Welling (2014); Rezende, Mohamed and Wierstra (2014).
+    """
+    # torch has discrete distributions with an rsample: straight-through ones, whose gradients are biased.
+    if not distribution.has_rsample or getattr(distribution.support, "is_discrete", False):
+        raise ValueError(
+            f"distribution must have a reparametrised sampler, {_name(distribution)} has none; "
+            "estimate its gradient with score_function"
+        )
+    _check_n_samples(n_samples)
+    return _evaluate(integrand, distribution.rsample((n_samples,)), distribution).mean(0)
+
+
+def gumbel_softmax(
+    distribution: Distribution,
+    integrand: Integrand,
+    n_samples: int = 1,
+    temperature: float = 1.0,
+    straight_through: bool = False,
+) -> Tensor:
+    r"""Pathwise gradients for one-hot vectors by way of a continuous relaxation: biased, for any τ > 0.
+
+    .. math:: y = \operatorname{softmax}\bigl((\ell + g)/\tau\bigr), \qquad g_c \sim \text{Gumbel}(0, 1)
+
+    The one-hot vector z at y's largest entry is an exact sample of q. The soft estimator evaluates f and its
+    gradient at y, so value and gradient are biased. The straight-through one evaluates them at z but passes
+    the gradient on as if z were y, so the value is unbiased and the gradient is not.
+
+    Args:
+        distribution: a `OneHotCategorical` with logits ℓ, or several as the event of an `Independent`.
+        integrand: f, differentiable between the one-hot vectors too.
+        n_samples: K ≥ 1.
+        temperature: τ > 0.
+        straight_through: evaluate at the one-hot vectors.
+
+    Returns:
+        shape (\*batch,).
+
+    Source:
+        Jang, Gu and Poole (2017); Maddison, Mnih and Teh (2017).
+    """
+    base = _base(distribution)
+    if not isinstance(base, OneHotCategorical):
+        raise ValueError(f"distribution must be a OneHotCategorical, got {_name(distribution)}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    _check_n_samples(n_samples)
+    tau = base.logits.new_tensor(temperature)
+    z = RelaxedOneHotCategorical(tau, logits=base.logits, validate_args=False).rsample((n_samples,))
+    if straight_through:
+        hard = torch.zeros_like(z).scatter(-1, z.argmax(-1, keepdim=True), 1)
+        z = hard + (z - z.detach())
+    return _evaluate(integrand, z, distribution).mean(0)
+
+
+def enumeration(distribution: Distribution, integrand: Integrand) -> Tensor:
+    r"""The expectation itself, where z has few states: no sample, no variance.
+
+    .. math:: \mathrm E_{q_\phi} f(z) = \sum_z q_\phi(z)\, f(z)
+
+    Args:
+        distribution: q, with an `enumerate_support`, or an `Independent` of such: L bits have 2ᴸ states.
+        integrand: f; the states stand where samples would.
+
+    Returns:
+        shape (\*batch,).
+    """
+    base = _base(distribution)
+    if not base.has_enumerate_support:
+        raise ValueError(
+            f"distribution must have finitely many states to enumerate, got {_name(distribution)}"
+        )
+    states = base.enumerate_support(expand=False)
+    states = states.reshape(-1, *base.event_shape)
+    shape = distribution.batch_shape + distribution.event_shape
+    event = shape[len(distribution.batch_shape) :]
+    n_variables = math.prod(event) // math.prod(base.event_shape)
+    if len(states) ** n_variables > MAX_STATES:
+        raise ValueError(
+            f"distribution has {len(states)}^{n_variables} states, more than the {MAX_STATES} that are "
+            "enumerated; estimate with score_function"
+        )
+    rows = torch.arange(len(states), device=states.device)
+    z = states[torch.cartesian_prod(*[rows] * n_variables).reshape(-1, n_variables)]
+    z = z.reshape(-1, *[1] * len(distribution.batch_shape), *event).expand(-1, *shape)
+    return (distribution.log_prob(z).exp() * _evaluate(integrand, z, distribution)).sum(0)
+
+
+def estimate_gradients(
+    estimator: Callable[[Distribution, Integrand], Tensor],
+    make_distribution: Callable[..., Distribution],
+    parameters: Sequence[Tensor],
+    integrand: Integrand,
+    n_repeats: int,
+) -> tuple[Tensor, ...]:
+    r"""Many independent estimates of one gradient in one backward pass, to measure their mean and spread.
+
+    Every parameter is repeated along a new first axis, so that `n_repeats` copies of the distribution are
+    sampled at once and each copy keeps its own gradient.
+
+    Args:
+        estimator: of this module, with its options fixed by `functools.partial`.
+        make_distribution: maps the repeated parameters, of shapes (n_repeats, \*parameter shape), to a
+            distribution of batch shape (n_repeats, \*batch).
+        parameters: one or more tensors. What the integrand itself owes to them is not counted.
+        integrand: f, of z of shape (n_samples, n_repeats, \*batch, \*event).
+        n_repeats: how many estimates, each of them with the estimator's own `n_samples`.
+
+    Returns:
+        for each parameter the gradients of E f, summed over \*batch; shape (n_repeats, \*parameter shape).
+    """
+    if isinstance(parameters, Tensor) or not parameters:
+        raise ValueError("parameters must be a sequence of tensors, like (mean, std)")
+    if not isinstance(n_repeats, int) or n_repeats < 1:
+        raise ValueError(f"n_repeats must be a whole number of at least 1, got {n_repeats!r}")
+    repeated = [p.detach().expand(n_repeats, *p.shape).clone().requires_grad_() for p in parameters]
+    with torch.enable_grad():
+        distribution = make_distribution(*repeated)
+        if distribution.batch_shape[:1] != (n_repeats,):
+            raise ValueError(
+                "make_distribution must return batch shape (n_repeats, *batch) with n_repeats = "
+                f"{n_repeats}, got {tuple(distribution.batch_shape)}"
+            )
+        total = estimator(distribution, integrand).sum()
+    if not total.requires_grad:
+        raise ValueError("the estimate does not depend on the parameters: is something detached?")
+    return torch.autograd.grad(total, repeated, allow_unused=True, materialize_grads=True)
+
+
+def _score_surrogate(distribution: Distribution, z: Tensor, f: Tensor, baseline: Tensor) -> Tensor:
+    """The mean of f, with the gradient of (f − b) log q + f."""
+    log_q = distribution.log_prob(z)
+    return (f + (f - baseline).detach() * (log_q - log_q.detach())).mean(0)
+
+
+def _sample(distribution: Distribution, n_samples: int, least: int = 1) -> Tensor:
+    """Samples through which no gradient passes."""
+    _check_n_samples(n_samples, least)
+    return distribution.sample((n_samples,)).detach()
+
+
+def _evaluate(integrand: Integrand, z: Tensor, distribution: Distribution) -> Tensor:
+    """The integrand's values, after a check of shape and finiteness."""
+    f = integrand(z)
+    shape = z.shape[: z.ndim - len(distribution.event_shape)]
+    if not isinstance(f, Tensor) or f.shape != shape or not f.is_floating_point():
+        got = f"{f.dtype} of shape {tuple(f.shape)}" if isinstance(f, Tensor) else repr(f)
+        raise ValueError(
+            f"integrand must map z of shape {tuple(z.shape)} to real numbers of shape {tuple(shape)}, "
+            f"one for each sample and batch element; got {got}"
+        )
+    if not f.isfinite().all():
+        value = float(f.detach()[~f.isfinite()][0])
+        raise FloatingPointError(
+            f"integrand must be finite, got {value}; look for parameters of the distribution that are NaN, "
+            "and for samples outside the integrand's domain"
+        )
+    return f
+
+
+def _base(distribution: Distribution) -> Distribution:
+    """What an `Independent`, or none, is made of."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _name(distribution: Distribution) -> str:
+    base = _base(distribution)
+    name = type(base).__name__
+    return name if base is distribution else f"Independent({name})"
+
+
+def _check_n_samples(n_samples: int, least: int = 1) -> None:
+    if not isinstance(n_samples, int) or n_samples < least:
+        raise ValueError(f"n_samples must be a whole number of at least {least}, got {n_samples!r}")
