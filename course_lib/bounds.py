@@ -5,6 +5,7 @@ Values are per example and in nats; only the objectives average over the batch.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "estimate_log_likelihood",
     "iwae_bound",
     "log_importance_weights",
+    "naive_log_likelihood",
 ]
 
 
@@ -135,22 +137,32 @@ def estimate_log_likelihood(
     Returns:
         shape (N,), in nats; in expectation a lower bound of log p(x).
     """
-    _check_n_samples(n_samples)
-    if x.ndim != 2 or len(x) == 0:
-        raise ValueError(f"x must have shape (N, D) with N ≥ 1, got {tuple(x.shape)}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 pair, got {chunk}")
-    # One result tensor, filled piece by piece: thousands of small ones, kept while large temporaries come and
-    # go between them, would fragment the heap into gigabytes.
-    log_likelihood = x.new_empty(len(x))
-    size = max(1, chunk // n_samples)
-    for examples, result in zip(x.split(size), log_likelihood.split(size), strict=True):
-        log_total = examples.new_full((len(examples),), -math.inf)
-        for start in range(0, n_samples, chunk):
-            log_weights = log_importance_weights(model, examples, min(chunk, n_samples - start))
-            log_total = torch.logaddexp(log_total, log_weights.logsumexp(0))
-        result.copy_(log_total - math.log(n_samples))
-    return log_likelihood
+    return _log_mean_in_chunks(lambda x, k: log_importance_weights(model, x, k), x, n_samples, chunk)
+
+
+@torch.no_grad()
+def naive_log_likelihood(model: LatentVariableModel, x: Tensor, n_samples: int, chunk: int = 4000) -> Tensor:
+    r"""The estimate of log p(x) from K samples of the prior, in bounded memory: not for many latents.
+
+    .. math:: \log \frac1K \sum_{k=1}^K p_\theta(x \mid z_k), \qquad z_k \sim p(z)
+
+    Each example has samples of its own, so the errors of two examples are independent. The relative variance
+    of the mean is :math:`\chi^2(p(z \mid x) \,\|\, p(z)) / K`, which grows exponentially with what x says
+    about z. `estimate_log_likelihood` looks for z where the posterior is.
+
+    Args:
+        model: any latent-variable model; its posterior is not used.
+        x: shape (N, D).
+        n_samples: K ≥ 1.
+        chunk: the most (sample, example) pairs held at once; each costs a few D-vectors.
+
+    Returns:
+        shape (N,), in nats; in expectation a lower bound of log p(x).
+    """
+    prior = model.prior()
+    return _log_mean_in_chunks(
+        lambda x, k: model.likelihood(prior.sample((k, len(x)))).log_prob(x), x, n_samples, chunk
+    )
 
 
 class NegativeElbo(nn.Module):
@@ -188,6 +200,28 @@ class NegativeIwaeBound(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """A batch of shape (B, D); the scalar to minimise."""
         return -iwae_bound(self.model, x, self.n_samples).mean()
+
+
+def _log_mean_in_chunks(
+    log_weights: Callable[[Tensor, int], Tensor], x: Tensor, n_samples: int, chunk: int
+) -> Tensor:
+    """log of the mean weight of each example, with at most `chunk` (sample, example) pairs at once."""
+    _check_n_samples(n_samples)
+    if x.ndim != 2 or len(x) == 0:
+        raise ValueError(f"x must have shape (N, D) with N ≥ 1, got {tuple(x.shape)}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 pair, got {chunk}")
+    # One result tensor, filled piece by piece: thousands of small ones, kept while large temporaries come and
+    # go between them, would fragment the heap into gigabytes.
+    log_likelihood = x.new_empty(len(x))
+    size = max(1, chunk // n_samples)
+    for examples, result in zip(x.split(size), log_likelihood.split(size), strict=True):
+        log_total = examples.new_full((len(examples),), -math.inf)
+        for start in range(0, n_samples, chunk):
+            log_sum = log_weights(examples, min(chunk, n_samples - start)).logsumexp(0)
+            log_total = torch.logaddexp(log_total, log_sum)
+        result.copy_(log_total - math.log(n_samples))
+    return log_likelihood
 
 
 def _draw(posterior: Distribution, n_samples: int) -> Tensor:

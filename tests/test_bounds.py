@@ -26,6 +26,7 @@ from course_lib.bounds import (
     estimate_log_likelihood,
     iwae_bound,
     log_importance_weights,
+    naive_log_likelihood,
 )
 from course_lib.vae import GaussianVAE
 
@@ -266,6 +267,45 @@ def test_estimate_log_likelihood_converges_to_the_evidence_for_any_chunk(ppca, x
     assert ((lower_bound - truth).abs() > 4 * standard_error).all()
 
 
+# The estimate from prior samples.
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [64, 1_000_000])
+def test_naive_log_likelihood_converges_to_the_evidence_with_the_variance_of_theory(ppca, x, chunk):
+    """E p(x|z)² under the prior is (4πσ²)^(−D/2) times the density of a PPCA with half the noise variance."""
+    truth, variance, k = ppca.log_likelihood(x), ppca.noise_std**2, 4000
+    covariance = ppca.weight @ ppca.weight.T + variance / 2 * torch.eye(5).to(x)
+    square = MultivariateNormal(ppca.bias, covariance).log_prob(x) - 2.5 * (4 * math.pi * variance).log()
+    relative_variance = ((square - 2 * truth).exp() - 1) / k
+    estimates = torch.stack([naive_log_likelihood(ppca, x, k, chunk) for _ in range(60)])
+    weights = (estimates - truth).exp()
+    assert standard_errors(weights, torch.ones_like(truth)) < 4
+    assert standard_errors(weights, torch.full_like(truth, 1.2)) > 4
+    spread = weights.var(0) / relative_variance  # the s.e. of a sample variance is about sqrt(2/59)
+    assert (spread - 1).abs().max() < 4 * math.sqrt(2 / 59)
+    errors = weights[:, 0] - 1, weights[:, 1] - 1  # of two examples: independent
+    correlation = (errors[0] * errors[1]).mean() / (errors[0].std() * errors[1].std())
+    assert correlation.abs() < 4 / math.sqrt(60)
+
+
+@torch.no_grad()
+def test_naive_log_likelihood_is_below_the_evidence_on_average(ppca, x):
+    estimates = torch.stack([naive_log_likelihood(ppca, x, 3) for _ in range(1000)])
+    assert standard_errors(estimates, ppca.log_likelihood(x)) > 4
+    assert (estimates.mean(0) < ppca.log_likelihood(x)).all()
+
+
+@torch.no_grad()
+def test_naive_log_likelihood_draws_discrete_latents_and_ignores_the_posterior(device):
+    model, x = GaussianMixture().to(device), torch.randn(4, 2, device=device)
+    truth = model.log_joint(x).logsumexp(-1)
+    model.posterior = None
+    relative = torch.stack([naive_log_likelihood(model, x, 500) for _ in range(60)]).sub(truth).exp()
+    assert standard_errors(relative, torch.ones_like(truth)) < 4
+    assert standard_errors(relative, torch.full_like(truth, 1.1)) > 4
+
+
 # A discrete latent variable, summed over.
 
 
@@ -364,6 +404,7 @@ def test_objectives_train_inside_distributed_data_parallel(tmp_path):
         log_importance_weights,
         iwae_bound,
         estimate_log_likelihood,
+        naive_log_likelihood,
         lambda model, x, k: NegativeElbo(model, n_samples=k),
         lambda model, x, k: NegativeIwaeBound(model, k),
     ],
@@ -381,6 +422,7 @@ def test_no_samples_are_refused(call, n_samples):
         ((3, 5), 0, "chunk must be at least 1 pair, got 0"),
     ],
 )
-def test_estimate_log_likelihood_refuses_what_it_cannot_split(shape, chunk, message):
+@pytest.mark.parametrize("estimate", [estimate_log_likelihood, naive_log_likelihood])
+def test_estimates_refuse_what_they_cannot_split(estimate, shape, chunk, message):
     with pytest.raises(ValueError, match=message):
-        estimate_log_likelihood(random_ppca(), torch.randn(shape), 4, chunk)
+        estimate(random_ppca(), torch.randn(shape), 4, chunk)
