@@ -1,14 +1,15 @@
-r"""A latent-variable model is three distributions; PPCA is the one whose every quantity is exact."""
+r"""A latent-variable model is three distributions; PPCA and factor analysis are exact in all of them."""
 
-from typing import cast
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, MultivariateNormal
+from torch.distributions import Distribution
 
-from course_lib.distributions import diagonal_normal
+from course_lib.checks import check_n_latents
+from course_lib.linear_gaussian import LinearGaussian
 
-__all__ = ["PPCA", "LatentVariableModel"]
+__all__ = ["PPCA", "FactorAnalysis", "LatentVariableModel"]
 
 
 class LatentVariableModel(nn.Module):
@@ -39,43 +40,59 @@ class LatentVariableModel(nn.Module):
         return self.likelihood(self.prior().sample((n_samples,))).sample()
 
 
-class PPCA(LatentVariableModel):
-    r"""Probabilistic principal component analysis, with its exact posterior and exact likelihood.
+class FactorAnalysis(LinearGaussian, LatentVariableModel):
+    r"""Factor analysis: `LinearGaussian` with a noise of its own for every pixel.
 
     .. math::
-        z \sim \mathcal N(0, I), \qquad x \mid z \sim \mathcal N(W z + b, \sigma^2 I)
+        z \sim \mathcal N(0, I), \qquad
+        x \mid z \sim \mathcal N\bigl(W z + b,\; \operatorname{diag}(\sigma_1^2, \dots, \sigma_D^2)\bigr)
 
-    so that, with :math:`M = W^\top W + \sigma^2 I`,
-
-    .. math::
-        x \sim \mathcal N(b,\; W W^\top + \sigma^2 I), \qquad
-        z \mid x \sim \mathcal N\bigl(M^{-1} W^\top (x - b),\; \sigma^2 M^{-1}\bigr).
+    Its maximum likelihood has no closed form: `fit_em` finds it.
 
     Args:
         weight: W, shape (D, L).
         bias: b, shape (D,).
-        noise_std: σ > 0, the standard deviation of the pixel noise.
+        noise_std: σ, shape (D,), or one number for all; > 0.
+        variance_floor: the least σ² that the M-step may set.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, noise_std: float | Tensor, variance_floor: float = 1e-6
+    ) -> None:
+        noise_std = torch.as_tensor(noise_std, dtype=bias.dtype, device=bias.device)
+        if noise_std.shape not in ((), bias.shape):
+            raise ValueError(
+                f"noise_std must have shape (D,) = {tuple(bias.shape)}, got {tuple(noise_std.shape)}"
+            )
+        super().__init__(weight, bias, noise_std.expand(bias.shape), variance_floor)
+
+
+class PPCA(LinearGaussian, LatentVariableModel):
+    r"""Probabilistic principal component analysis: `LinearGaussian` with the same noise for all pixels.
+
+    .. math::
+        z \sim \mathcal N(0, I), \qquad x \mid z \sim \mathcal N(W z + b, \sigma^2 I)
+
+    Args:
+        weight: W, shape (D, L).
+        bias: b, shape (D,).
+        noise_std: σ > 0, one number: the standard deviation of the pixel noise.
+        variance_floor: the least σ² that the M-step may set.
 
     Source:
         Tipping and Bishop (1999).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, noise_std: float | Tensor) -> None:
-        super().__init__()
-        if weight.ndim != 2 or bias.shape != weight.shape[:1]:
-            raise ValueError(
-                f"weight must have shape (D, L) and bias (D,); got {tuple(weight.shape)} and "
-                f"{tuple(bias.shape)}"
-            )
-        noise_std = torch.as_tensor(noise_std, dtype=weight.dtype, device=weight.device)
-        if not noise_std > 0:
-            raise ValueError(f"noise_std must be > 0, got {float(noise_std)}")
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.bias = nn.Parameter(bias.detach().clone())
-        self.log_noise_std = nn.Parameter(noise_std.detach().log())
+    def __init__(
+        self, weight: Tensor, bias: Tensor, noise_std: float | Tensor, variance_floor: float = 1e-6
+    ) -> None:
+        shape = tuple(torch.as_tensor(noise_std).shape)
+        if shape:
+            raise ValueError(f"PPCA has one noise_std, got shape {shape}; FactorAnalysis has one a pixel")
+        super().__init__(weight, bias, noise_std, variance_floor)
 
     @classmethod
-    def fit(cls, x: Tensor, n_latents: int) -> "PPCA":
+    def fit(cls, x: Tensor, n_latents: int) -> Self:
         r"""The maximum-likelihood PPCA, in closed form.
 
         With eigenvalues :math:`\lambda_1 \ge \dots \ge \lambda_D` of the sample covariance (divided by N),
@@ -90,8 +107,7 @@ class PPCA(LatentVariableModel):
                 directions: then σ² is 0, and the likelihood has no maximum.
         """
         n, n_pixels = x.shape
-        if not 1 <= n_latents < n_pixels:
-            raise ValueError(f"n_latents must be between 1 and {n_pixels - 1}, got {n_latents}")
+        check_n_latents(n_latents, n_pixels)
         if n < 2:
             raise ValueError(f"PPCA.fit needs at least 2 examples, got {n}")
         centred = x - x.mean(0)
@@ -105,63 +121,3 @@ class PPCA(LatentVariableModel):
             )
         excess = (eigenvalues[-n_latents:] - noise_variance).clamp(min=0).flip(0)  # < 0 by rounding alone
         return cls(eigenvectors[:, -n_latents:].flip(1) * excess.sqrt(), x.mean(0), noise_variance.sqrt())
-
-    @property
-    def n_latents(self) -> int:
-        """L, the dimension of z."""
-        return self.weight.shape[1]
-
-    @property
-    def noise_std(self) -> Tensor:
-        """σ, positive whatever the optimiser does to its logarithm."""
-        return self.log_noise_std.exp()
-
-    def prior(self) -> Independent:
-        """N(0, I), event (L,)."""
-        zeros = self.weight.new_zeros(self.n_latents)
-        return diagonal_normal(zeros, torch.ones_like(zeros))
-
-    def likelihood(self, z: Tensor) -> Independent:
-        """N(W z + b, σ² I), event (D,).
-
-        Raises:
-            ValueError: z has another number of latents than the model.
-        """
-        _check_last_axis("z", z, "n_latents", self.n_latents)
-        return diagonal_normal(z @ self.weight.T + self.bias, self.noise_std)
-
-    def posterior(self, x: Tensor) -> MultivariateNormal:
-        """The exact p(z | x): N(M⁻¹ Wᵀ (x − b), σ² M⁻¹), event (L,).
-
-        Raises:
-            ValueError: x has another number of pixels than the model.
-        """
-        _check_last_axis("x", x, "n_pixels", len(self.bias))
-        noise_variance = self.noise_std.square()
-        identity = torch.eye(self.n_latents, dtype=x.dtype, device=x.device)
-        precision = (self.weight.T @ self.weight + noise_variance * identity) / noise_variance
-        shift = (x - self.bias) @ self.weight / noise_variance
-        mean = torch.linalg.solve(precision, shift.unsqueeze(-1)).squeeze(-1)
-        return MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
-
-    def marginal(self) -> LowRankMultivariateNormal:
-        """The exact p(x): N(b, W Wᵀ + σ² I), event (D,)."""
-        diagonal = self.noise_std.square().expand(self.bias.shape)
-        return LowRankMultivariateNormal(self.bias, self.weight, diagonal, validate_args=False)
-
-    def log_likelihood(self, x: Tensor) -> Tensor:
-        r"""The exact log p(x) in nats; x of shape (\*batch, D), result (\*batch,).
-
-        Raises:
-            ValueError: x has another number of pixels than the model.
-        """
-        _check_last_axis("x", x, "n_pixels", len(self.bias))
-        return cast(Tensor, self.marginal().log_prob(x))
-
-
-def _check_last_axis(name: str, tensor: Tensor, size_name: str, size: int) -> None:
-    """Refuse a last axis of another size, which broadcasting would stretch without complaint if it is 1."""
-    if tensor.ndim == 0 or tensor.shape[-1] != size:
-        raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; its last axis must have this model's {size_name}={size}"
-        )

@@ -1,0 +1,40 @@
+"""What every model refuses before it computes: wrong shapes, gaps in the data, floors that are none."""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_examples", "check_floor", "check_last_axis", "check_n_latents"]
+
+
+def check_examples(x: Tensor) -> None:
+    """Refuse, with a ValueError, what is not a matrix of finite numbers with a row for each example."""
+    if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
+        raise ValueError(f"x must hold floats in the shape (N, D), N ≥ 1, got {x.dtype} of {tuple(x.shape)}")
+    rows = (~torch.isfinite(x)).any(-1).nonzero().flatten()
+    if len(rows):
+        raise ValueError(
+            f"x has NaN or infinite values in {len(rows)} of its {len(x)} rows, first in row {int(rows[0])}; "
+            "leave those examples out, or fill the gaps in"
+        )
+
+
+def check_floor(variance_floor: float) -> None:
+    """Refuse a floor that is none."""
+    if not 0 < variance_floor < math.inf:
+        raise ValueError(f"variance_floor must be > 0 and finite, got {variance_floor}")
+
+
+def check_last_axis(name: str, tensor: Tensor, size_name: str, size: int) -> None:
+    """Refuse a last axis of another size, which broadcasting would stretch without complaint if it is 1."""
+    if tensor.ndim == 0 or tensor.shape[-1] != size:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; its last axis must have this model's {size_name}={size}"
+        )
+
+
+def check_n_latents(n_latents: int, n_pixels: int) -> None:
+    """Refuse as many linear latents as pixels, or none."""
+    if not 1 <= n_latents < n_pixels:
+        raise ValueError(f"n_latents must be between 1 and {n_pixels - 1}, got {n_latents}")
