@@ -158,8 +158,8 @@ def _run(
         rounding = torch.finfo(x.dtype).eps ** 0.5 * (1 + abs(before))
         if rise < -allowed_fall - rounding:
             raise FloatingPointError(
-                f"iteration {iteration} lowered the mean log-likelihood by {-rise:.3g} nats, from {before}: an "
-                "E-step with the exact posterior and an M-step that maximises cannot do that, so one is wrong"
+                f"iteration {iteration} lowered the mean log-likelihood by {-rise:.3g} nats, from {before}: "
+                "exact E- and M-steps cannot do that, so one of the two is not exact"
             )
         bar.update(1)
         bar.set_postfix(log_likelihood=f"{log_likelihoods[-1]:.6g}", refresh=False)

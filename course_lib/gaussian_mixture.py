@@ -52,26 +52,24 @@ class GaussianMixture(LatentVariableModel):
         super().__init__()
         check_floor(variance_floor)
         if means.ndim != 2 or weights.shape != means.shape[:1]:
-            raise ValueError(
-                f"weights must have shape (C,) and means (C, D); got {tuple(weights.shape)} and "
-                f"{tuple(means.shape)}"
-            )
+            shapes = f"{tuple(weights.shape)} and {tuple(means.shape)}"
+            raise ValueError(f"weights must have shape (C,) and means (C, D); got {shapes}")
         if covariances.shape not in (means.shape, (*means.shape, means.shape[1])):
             raise ValueError(
-                "covariances must have shape (C, D, D) or, where they are diagonal, (C, D); got "
+                "covariances must have shape (C, D, D), or (C, D) for diagonal ones; got "
                 f"{tuple(covariances.shape)} with means of {tuple(means.shape)}"
             )
         if not (weights >= 0).all() or abs(float(weights.sum()) - 1) > 1e-4:
             raise ValueError(f"weights must be ≥ 0 and sum to 1, got {weights.tolist()}")
         if bad := _not_positive(covariances):
             raise ValueError(
-                f"the covariances of components {bad} are not positive definite; they must be variances > 0, or "
-                "symmetric matrices with eigenvalues > 0"
+                f"covariances {bad} are not positive definite: they must be variances > 0, or symmetric "
+                "matrices with eigenvalues > 0"
             )
         self.weights = nn.Parameter(weights.detach().clone())
         self.means = nn.Parameter(means.detach().clone())
         self.covariances = nn.Parameter(covariances.detach().clone())
-        self.variance_floor = variance_floor
+        self.variance_floor, self.full = variance_floor, covariances.ndim == 3
 
     @classmethod
     def start(
@@ -82,15 +80,7 @@ class GaussianMixture(LatentVariableModel):
         variance_floor: float = 1e-6,
         generator: torch.Generator | None = None,
     ) -> "GaussianMixture":
-        """A k-means++ start for x: see `initialise`.
-
-        Args:
-            x: shape (N, D).
-            n_components: C, with 1 ≤ C ≤ N.
-            covariance: "full" or "diagonal".
-            variance_floor: ε > 0.
-            generator: on the CPU; None draws from torch's global one.
-        """
+        """A mixture of C components for x of shape (N, D), N ≥ C: see `initialise`."""
         check_examples(x)
         if covariance not in ("full", "diagonal"):
             raise ValueError(f'covariance must be "full" or "diagonal", got {covariance!r}')
@@ -110,20 +100,13 @@ class GaussianMixture(LatentVariableModel):
 
     def prior(self) -> Categorical:
         """p(z), event ()."""
-        return Categorical(probs=self.weights, validate_args=False)
+        return Categorical(logits=self.weights.log(), validate_args=False)
 
     def likelihood(self, z: Tensor) -> Distribution:
         r"""The Gaussian of component z, integers of shape (\*batch,); event (D,)."""
-        if (
-            z.is_floating_point()
-            or z.is_complex()
-            or (z.numel() and not 0 <= z.min() <= z.max() < len(self.means))
-        ):
-            raise ValueError(
-                f"z must hold component numbers, integers from 0 to {self.n_components - 1}; got {z.dtype} "
-                f"from {z.min().item()} to {z.max().item()}"
-            )
-        return self._gaussians(self.means[z], self.covariances[z])
+        if z.is_floating_point() or not ((z >= 0) & (z < self.n_components)).all():
+            raise ValueError(f"z must hold integers from 0 to {self.n_components - 1}, got {z}")
+        return self._gaussians(z)
 
     def posterior(self, x: Tensor) -> Categorical:
         r"""The exact p(z | x), the responsibilities; x of shape (\*batch, D), event ()."""
@@ -131,8 +114,7 @@ class GaussianMixture(LatentVariableModel):
 
     def marginal(self) -> MixtureSameFamily:
         """The exact p(x), event (D,)."""
-        components = self._gaussians(self.means, self.covariances)
-        return MixtureSameFamily(self.prior(), components, validate_args=False)
+        return MixtureSameFamily(self.prior(), self._gaussians(slice(None)), validate_args=False)
 
     def log_joint(self, x: Tensor) -> Tensor:
         r"""log p(x, z = c) of every c in nats; x of shape (\*batch, D), result (\*batch, C).
@@ -146,8 +128,11 @@ class GaussianMixture(LatentVariableModel):
         check_last_axis("x", x, "n_pixels", self.means.shape[1])
         whiten, log_det = self._whitening()
         constant = self.weights.log() + log_det - 0.5 * self.means.shape[1] * math.log(2 * math.pi)
-        rows = x.reshape(-1, x.shape[-1]).split(self._chunk())
-        blocks = [constant - 0.5 * self._squared_distances(block, whiten) for block in rows]
+        blocks = []
+        for rows in x.reshape(-1, x.shape[-1]).split(self._chunk()):
+            centred = rows - self.means.unsqueeze(1)  # (C, n, D)
+            whitened = centred @ whiten if self.full else centred * whiten.unsqueeze(1)
+            blocks.append(constant - 0.5 * whitened.square().sum(-1).T)
         return torch.cat(blocks).reshape(*x.shape[:-1], self.n_components)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
@@ -158,12 +143,10 @@ class GaussianMixture(LatentVariableModel):
     def initialise(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """A k-means++ start: each example belongs to the nearest of C well-spread examples; then an M-step.
 
-        Args:
-            x: shape (N, D) with N ≥ C.
-            generator: on the CPU; None draws from torch's global one.
+        The generator is one on the CPU; None draws from torch's global one.
 
         Raises:
-            ValueError: fewer different examples than components; NaN.
+            ValueError: fewer different examples than components; NaN or infinite values.
         """
         check_examples(x)
         check_last_axis("x", x, "n_pixels", self.means.shape[1])
@@ -178,7 +161,7 @@ class GaussianMixture(LatentVariableModel):
                 f"x has fewer different examples than the {self.n_components} components, {empty} of which "
                 "got none; take fewer components"
             )
-        self.m_step(x, MixtureExpectations(x[:, 0], responsibilities))
+        self.m_step(x, MixtureExpectations(x.new_empty(0), responsibilities))  # no likelihood so far
 
     @torch.no_grad()
     def e_step(self, x: Tensor) -> MixtureExpectations:
@@ -196,67 +179,60 @@ class GaussianMixture(LatentVariableModel):
             \mu_c = \frac1{N_c} \sum_n r_{nc}\, x_n, \qquad
             \Sigma_c = \frac1{N_c} \sum_n r_{nc}\, (x_n - \mu_c)(x_n - \mu_c)^\top + \varepsilon I
 
-        A component without any responsibility keeps its place, with the weight 0.
+        A component without any responsibility keeps its mean, with the weight 0 and the covariance ε I.
 
         Returns:
-            the most by which the mean log-likelihood may have fallen because of the floor, in nats. Without
-            the floor it cannot fall; with it,
-            :math:`\log p(x) - \tfrac\varepsilon2 \sum_c \pi_c \operatorname{tr} \Sigma_c^{-1}` cannot, where
-            π is the new one on both sides.
+            the most by which the mean log-likelihood may have fallen, in nats. It cannot fall for ε = 0; with
+            a floor, what cannot is
+            :math:`\overline{\log p(x)} - \tfrac\varepsilon2 \sum_c \pi_c \operatorname{tr} \Sigma_c^{-1}`
+            with the new π before and after.
         """
         r = expectations.responsibilities
-        counts = r.sum(0)
-        used = counts > 0
-        safe = counts.clamp(min=torch.finfo(x.dtype).tiny).unsqueeze(-1)
+        totals = r.sum(0).unsqueeze(-1)  # (C, 1)
+        counts = totals.clamp(min=torch.finfo(x.dtype).tiny)
         old_precision = self._precision_traces()
-        self.weights.copy_(counts / len(x))
-        self.means.copy_(torch.where(used.unsqueeze(-1), r.T @ x / safe, self.means))
+        self.weights.copy_(totals.squeeze(-1) / len(x))
+        self.means.copy_(torch.where(totals > 0, r.T @ x / counts, self.means))
         scatter = torch.zeros_like(self.covariances)
         for rows, weights in zip(x.split(self._chunk()), r.split(self._chunk()), strict=True):
             weighted = (rows - self.means.unsqueeze(1)).mul_(weights.T.sqrt().unsqueeze(-1))  # (C, n, D)
-            scatter += weighted.mT @ weighted if scatter.ndim == 3 else weighted.square_().sum(1)
+            scatter += weighted.mT @ weighted if self.full else weighted.square_().sum(1)
         floor = torch.full_like(self.means, self.variance_floor)
-        if scatter.ndim == 3:
-            used, safe, floor = used.unsqueeze(-1), safe.unsqueeze(-1), torch.diag_embed(floor)
-        self.covariances.copy_(torch.where(used.unsqueeze(-1), scatter / safe + floor, self.covariances))
+        if self.full:
+            counts, floor = counts.unsqueeze(-1), torch.diag_embed(floor)
+        self.covariances.copy_(scatter / counts + floor)
         if bad := _not_positive(self.covariances):
             raise FloatingPointError(
-                f"the covariances of components {bad} are singular: in the rounding of these data, "
-                f"variance_floor={self.variance_floor} is lost. Standardise them, use float64, or raise the floor."
+                f"covariances {bad} are singular: variance_floor={self.variance_floor} is lost in rounding. "
+                "Standardise the data, use float64, or raise the floor."
             )
-        excess = self.weights @ (old_precision - self._precision_traces())
-        return max(0.0, 0.5 * self.variance_floor * float(excess))
+        rise_of_precision = self._precision_traces() - old_precision
+        return max(0.0, -0.5 * self.variance_floor * float(self.weights @ rise_of_precision))
 
     @torch.no_grad()
     def at_floor(self) -> list[int]:
         """In how many directions each component is flat: a variance of at most twice the floor."""
-        full = self.covariances.ndim == 3
-        variances = torch.linalg.eigvalsh(self.covariances) if full else self.covariances
+        variances = torch.linalg.eigvalsh(self.covariances) if self.full else self.covariances
         return cast(list[int], (variances <= 2 * self.variance_floor).sum(-1).tolist())
 
-    def _gaussians(self, means: Tensor, covariances: Tensor) -> Distribution:
-        if self.covariances.ndim == 2:
-            return diagonal_normal(means, covariances.sqrt())
-        return MultivariateNormal(means, scale_tril=torch.linalg.cholesky(covariances), validate_args=False)
+    def _gaussians(self, z: Tensor | slice) -> Distribution:
+        if not self.full:
+            return diagonal_normal(self.means[z], self.covariances[z].sqrt())
+        scale_tril = torch.linalg.cholesky(self.covariances)[z]
+        return MultivariateNormal(self.means[z], scale_tril=scale_tril, validate_args=False)
 
     def _chunk(self) -> int:
-        """Examples in a block of whitened data."""
-        return max(1, self.CHUNK // self.means.numel())
+        """Examples in a block: few enough for the cache, but enough to pay for a block's scatter matrices."""
+        return max(self.CHUNK // self.means.numel(), self.means.shape[1])
 
     def _whitening(self) -> tuple[Tensor, Tensor]:
         """P with Σ⁻¹ = P Pᵀ, shape (C, D, D), or its diagonal, (C, D); and log |det P|, shape (C,)."""
-        if self.covariances.ndim == 2:
+        if not self.full:
             return self.covariances.rsqrt(), -0.5 * self.covariances.log().sum(-1)
         cholesky = torch.linalg.cholesky(self.covariances)
         identity = torch.eye(cholesky.shape[-1], dtype=cholesky.dtype, device=cholesky.device)
         whiten = torch.linalg.solve_triangular(cholesky, identity, upper=False).mT
         return whiten, -cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-    def _squared_distances(self, x: Tensor, whiten: Tensor) -> Tensor:
-        """‖Pᵀ(x − μ)‖² for x of shape (n, D): shape (n, C)."""
-        centred = x - self.means.unsqueeze(1)  # (C, n, D)
-        whitened = centred @ whiten if whiten.ndim == 3 else centred * whiten.unsqueeze(1)
-        return whitened.square().sum(-1).T
 
     def _precision_traces(self) -> Tensor:
         """The trace of each Σ⁻¹, shape (C,)."""
@@ -264,7 +240,10 @@ class GaussianMixture(LatentVariableModel):
 
 
 def _not_positive(covariances: Tensor) -> list[int]:
-    """Which covariances are not positive definite, by number."""
+    """The numbers of the covariances that are not symmetric and positive definite."""
     if covariances.ndim == 2:
-        return (~(covariances > 0).all(-1)).nonzero().flatten().tolist()
-    return torch.linalg.cholesky_ex(covariances).info.nonzero().flatten().tolist()
+        bad = ~(covariances > 0).all(-1)
+    else:
+        asymmetry = (covariances - covariances.mT).abs().amax((-2, -1))
+        bad = (torch.linalg.cholesky_ex(covariances).info > 0) | (asymmetry > 1e-4 * covariances.abs().amax())
+    return cast(list[int], bad.nonzero().flatten().tolist())

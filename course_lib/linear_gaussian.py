@@ -119,8 +119,7 @@ class LinearGaussian(nn.Module):
         precise_weight = self.weight / self._noise_variance().unsqueeze(-1)  # Ψ⁻¹ W
         identity = torch.eye(self.n_latents, dtype=x.dtype, device=x.device)
         precision = identity + self.weight.T @ precise_weight
-        shift = (x - self.bias) @ precise_weight
-        mean = torch.linalg.solve(precision, shift.unsqueeze(-1)).squeeze(-1)
+        mean = (x - self.bias) @ precise_weight @ torch.linalg.inv(precision)
         return MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
 
     def marginal(self) -> LowRankMultivariateNormal:
