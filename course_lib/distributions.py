@@ -8,10 +8,13 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 __all__ = [
+    "all_states",
+    "base_distribution",
     "bernoulli_vector",
+    "broadcasts_to",
     "diagonal_normal",
     "kl_between_diagonal_normals",
     "kl_between_normals",
@@ -20,6 +23,8 @@ __all__ = [
     "sample_bits",
     "sample_bits_of_mean",
 ]
+
+MAX_STATES = 2**20
 
 
 def diagonal_normal(mean: Tensor, std: Tensor) -> Independent:
@@ -160,3 +165,40 @@ def _log_diagonal(chol: Tensor) -> Tensor:
 def log_mean_exp(log_values: Tensor, dim: int = 0) -> Tensor:
     r""":math:`\log \frac1K \sum_k e^{a_k}` along `dim`, without leaving log-space."""
     return log_values.logsumexp(dim) - math.log(log_values.shape[dim])
+
+
+def base_distribution(distribution: Distribution) -> Distribution:
+    """What an `Independent` is made of, or the distribution itself."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def all_states(distribution: Distribution) -> Tensor:
+    r"""Every state of a discrete distribution, also of several independent variables: L bits have 2ᴸ.
+
+    Args:
+        distribution: with an `enumerate_support`, or an `Independent` of such, and no more than 2²⁰ states.
+
+    Returns:
+        shape (n_states, \*event).
+    """
+    base, event = base_distribution(distribution), distribution.event_shape
+    if not base.has_enumerate_support:
+        raise ValueError(f"distribution must have finitely many states, got {type(base).__name__}")
+    states = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
+    n_variables = math.prod(event) // math.prod(base.event_shape)
+    if len(states) ** n_variables > MAX_STATES:
+        raise ValueError(
+            f"distribution has {len(states)}^{n_variables} states, more than the {MAX_STATES} that can be "
+            "visited; sample instead"
+        )
+    rows = [torch.arange(len(states), device=states.device)] * n_variables
+    return states[torch.cartesian_prod(*rows).reshape(-1, n_variables)].reshape(-1, *event)
+
+
+def broadcasts_to(shape: torch.Size, target: torch.Size) -> bool:
+    """Whether a tensor of the one shape can stand where the other is wanted."""
+    return len(shape) <= len(target) and all(
+        n in (1, m) for n, m in zip(reversed(shape), reversed(target), strict=False)
+    )

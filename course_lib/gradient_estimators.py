@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, OneHotCategorical, RelaxedOneHotCategorical
+from torch.distributions import Distribution, OneHotCategorical, RelaxedOneHotCategorical
+
+from course_lib.distributions import all_states, base_distribution, broadcasts_to
 
 __all__ = [
     "LearnedBaseline",
@@ -26,8 +28,6 @@ __all__ = [
 ]
 
 Integrand = Callable[[Tensor], Tensor]
-
-MAX_STATES = 2**20  # that `enumeration` visits at once
 
 
 class LearnedBaseline(nn.Module):
@@ -92,11 +92,7 @@ def score_function(
     z = _sample(distribution, n_samples)
     f = _evaluate(integrand, z, distribution)
     b = baseline.value if isinstance(baseline, LearnedBaseline) else torch.as_tensor(baseline)
-    try:
-        fits = torch.broadcast_shapes(b.shape, f.shape) == f.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(b.shape, f.shape):
         raise ValueError(
             f"baseline must broadcast to (n_samples, *batch) = {tuple(f.shape)}, got {tuple(b.shape)}"
         )
@@ -185,7 +181,7 @@ def gumbel_softmax(
     Source:
         Jang, Gu and Poole (2017); Maddison, Mnih and Teh (2017).
     """
-    base = _base(distribution)
+    base = base_distribution(distribution)
     if not isinstance(base, OneHotCategorical):
         raise ValueError(f"distribution must be a OneHotCategorical, got {_name(distribution)}")
     if not (temperature > 0 and math.isfinite(temperature)):
@@ -205,30 +201,14 @@ def enumeration(distribution: Distribution, integrand: Integrand) -> Tensor:
     .. math:: \mathrm E_{q_\phi} f(z) = \sum_z q_\phi(z)\, f(z)
 
     Args:
-        distribution: q, with an `enumerate_support`, or an `Independent` of such: L bits have 2ᴸ states.
+        distribution: q, discrete and small enough for `course_lib.distributions.all_states`.
         integrand: f; the states stand where samples would.
 
     Returns:
         shape (\*batch,).
     """
-    base = _base(distribution)
-    if not base.has_enumerate_support:
-        raise ValueError(
-            f"distribution must have finitely many states to enumerate, got {_name(distribution)}"
-        )
-    states = base.enumerate_support(expand=False)
-    states = states.reshape(-1, *base.event_shape)
-    shape = distribution.batch_shape + distribution.event_shape
-    event = shape[len(distribution.batch_shape) :]
-    n_variables = math.prod(event) // math.prod(base.event_shape)
-    if len(states) ** n_variables > MAX_STATES:
-        raise ValueError(
-            f"distribution has {len(states)}^{n_variables} states, more than the {MAX_STATES} that are "
-            "enumerated; estimate with score_function"
-        )
-    rows = torch.arange(len(states), device=states.device)
-    z = states[torch.cartesian_prod(*[rows] * n_variables).reshape(-1, n_variables)]
-    z = z.reshape(-1, *[1] * len(distribution.batch_shape), *event).expand(-1, *shape)
+    batch, event = distribution.batch_shape, distribution.event_shape
+    z = all_states(distribution).reshape(-1, *[1] * len(batch), *event).expand(-1, *batch, *event)
     return (distribution.log_prob(z).exp() * _evaluate(integrand, z, distribution)).sum(0)
 
 
@@ -304,15 +284,8 @@ def _evaluate(integrand: Integrand, z: Tensor, distribution: Distribution) -> Te
     return f
 
 
-def _base(distribution: Distribution) -> Distribution:
-    """What an `Independent`, or none, is made of."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
 def _name(distribution: Distribution) -> str:
-    base = _base(distribution)
+    base = base_distribution(distribution)
     name = type(base).__name__
     return name if base is distribution else f"Independent({name})"
 

@@ -17,13 +17,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from course_lib.distributions import broadcasts_to
+
 __all__ = ["HamiltonianSamples", "hamiltonian_monte_carlo", "leapfrog"]
 
 LogDensity = Callable[[Tensor], Tensor]
 
 
 class HamiltonianSamples(NamedTuple):
-    """What the chains visited."""
+    """What the chains visited, and how often they moved."""
 
     samples: Tensor
     r"""shape (n_samples, \*chains, L)"""
@@ -76,10 +78,10 @@ def hamiltonian_monte_carlo(
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator must be a torch.Generator or None, got {generator!r}")
     point = _evaluate(log_density, initial.detach())
-    if not point.log_density.isfinite().all():
-        raise ValueError(
-            f"initial must have a finite log density in every chain, got {_first_bad(point.log_density)}"
-        )
+    for name, values in (("log density", point.log_density), ("gradient", point.gradient)):
+        if not values.isfinite().all():
+            bad = float(values[~values.isfinite()][0])
+            raise ValueError(f"initial must have a finite {name} in every chain, got {bad}")
     samples = initial.new_empty(n_samples, *initial.shape)
     n_accepted = torch.zeros(initial.shape[:-1], dtype=torch.long, device=initial.device)
     for step in range(-n_warmup, n_samples):
@@ -170,7 +172,7 @@ def _check_trajectory(z: Tensor, step_size: float | Tensor, n_leapfrog: int, nam
     step_size = torch.as_tensor(step_size, dtype=z.dtype, device=z.device)
     if not ((step_size > 0) & step_size.isfinite()).all():
         raise ValueError(f"step_size must be positive and finite, got {step_size.tolist()}")
-    if torch.broadcast_shapes(step_size.shape, z.shape) != z.shape:
+    if not broadcasts_to(step_size.shape, z.shape):
         raise ValueError(f"step_size must broadcast to {tuple(z.shape)}, got {tuple(step_size.shape)}")
     return step_size
 
@@ -178,7 +180,3 @@ def _check_trajectory(z: Tensor, step_size: float | Tensor, n_leapfrog: int, nam
 def _check_whole(name: str, number: int, least: int) -> None:
     if not isinstance(number, int) or number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")
-
-
-def _first_bad(values: Tensor) -> float:
-    return float(values[~values.isfinite()][0])

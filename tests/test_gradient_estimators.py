@@ -3,6 +3,7 @@
 One function judges them all, right and deliberately wrong ones: `assert_unbiased`, with 10⁶ draws.
 """
 
+import copy
 import math
 from functools import partial
 from itertools import product
@@ -167,7 +168,8 @@ UNBIASED = {
     ("name", "case"), [(n, c) for n in UNBIASED for c in CASES if n != "pathwise" or c in GAUSSIANS]
 )
 def test_a_million_draws_agree_with_the_exact_value_and_gradient(name, case, device):
-    assert_unbiased(partial(UNBIASED[name], n_samples=4), CASES[case](device))
+    estimator = copy.deepcopy(UNBIASED[name])  # with a baseline that has learned nothing yet
+    assert_unbiased(partial(estimator, n_samples=4), CASES[case](device))
 
 
 def no_score(q, f, n_samples):
@@ -665,9 +667,9 @@ def test_gumbel_softmax_refuses_what_is_not_one_hot():
 
 
 def test_enumeration_refuses_what_has_too_many_states():
-    with pytest.raises(ValueError, match=r"finitely many states to enumerate, got Independent\(Normal\)"):
+    with pytest.raises(ValueError, match="distribution must have finitely many states, got Normal"):
         enumeration(standard_normal(), quadratic)
-    with pytest.raises(ValueError, match=r"2\^30 states, more than the 1048576.*score_function"):
+    with pytest.raises(ValueError, match=r"2\^30 states, more than the 1048576.*sample instead"):
         enumeration(bernoulli_vector(torch.zeros(30)), lambda z: z.sum(-1))
 
 
