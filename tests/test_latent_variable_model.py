@@ -1,13 +1,14 @@
-"""PPCA against scikit-learn, against torch's dense Gaussian, and against Bayes' rule on a grid."""
+"""PPCA and factor analysis against scikit-learn, torch's dense Gaussian, and Bayes' rule on a grid."""
 
 import numpy as np
 import pytest
 import torch
 from oracles import random_ppca, standard_errors
+from sklearn import decomposition
 from sklearn.decomposition import PCA
 from torch.distributions import MultivariateNormal
 
-from course_lib.latent_variable_model import PPCA, LatentVariableModel
+from course_lib.latent_variable_model import PPCA, FactorAnalysis, LatentVariableModel
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -16,6 +17,15 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 def data(device):
     """200 correlated points in six dimensions."""
     return (torch.randn(200, 6) @ torch.randn(6, 6) + 3).to(device)
+
+
+@pytest.fixture(params=["PPCA", "FactorAnalysis"])
+def model(request, device):
+    """Five pixels, two latents."""
+    ppca = random_ppca()
+    if request.param == "PPCA":
+        return ppca.to(device)
+    return FactorAnalysis(ppca.weight, ppca.bias, torch.linspace(0.4, 1.5, 5)).to(device)
 
 
 def rescaled(ppca: PPCA, variance_factor: float) -> PPCA:
@@ -35,6 +45,19 @@ def test_fit_has_the_log_likelihood_of_scikit_learn(data, n_latents):
     assert ppca.log_likelihood(data).mean().item() > ours + 1e-6  # N − 1 is not maximum likelihood
 
 
+@pytest.mark.parametrize("n_latents", [1, 3])
+def test_factor_analysis_is_that_of_scikit_learn_at_its_own_parameters(data, n_latents, device):
+    x = data.cpu() * torch.linspace(0.1, 3, 6)
+    oracle = decomposition.FactorAnalysis(n_latents, svd_method="lapack").fit(x)
+    parameters = (oracle.components_.T, oracle.mean_, oracle.noise_variance_**0.5)
+    ours = FactorAnalysis(*(torch.as_tensor(parameter) for parameter in parameters)).to(device)
+    log_likelihood = ours.log_likelihood(x.to(device)).detach().cpu()
+    np.testing.assert_allclose(log_likelihood, oracle.score_samples(x), atol=1e-6, rtol=0)
+    assert log_likelihood.mean().item() == pytest.approx(oracle.score(x), abs=1e-6)
+    mean = ours.posterior(x.to(device)).mean.detach().cpu()
+    np.testing.assert_allclose(mean, oracle.transform(x), atol=1e-6, rtol=0)
+
+
 def test_fit_is_a_stationary_point_of_the_log_likelihood(data):
     def largest_slope(ppca: PPCA) -> float:
         ppca.log_likelihood(data).mean().backward()
@@ -45,24 +68,24 @@ def test_fit_is_a_stationary_point_of_the_log_likelihood(data):
     assert largest_slope(rescaled(ppca, len(data) / (len(data) - 1))) > 1e-4
 
 
-def test_log_likelihood_is_the_density_of_a_dense_gaussian(device):
-    ppca, x = random_ppca(device=device), torch.randn(2, 7, 5).to(device)
-    noise = ppca.noise_std.square() * torch.eye(5).to(device)
-    dense = MultivariateNormal(ppca.bias, ppca.weight @ ppca.weight.T + noise)
-    torch.testing.assert_close(ppca.log_likelihood(x), dense.log_prob(x))
-    torch.testing.assert_close(ppca.marginal().log_prob(x), dense.log_prob(x))
+def test_log_likelihood_is_the_density_of_a_dense_gaussian(model, device):
+    x = torch.randn(2, 7, 5).to(device)
+    noise = (model.noise_std.square() * torch.ones(5).to(device)).diag()
+    dense = MultivariateNormal(model.bias, model.weight @ model.weight.T + noise)
+    torch.testing.assert_close(model.log_likelihood(x), dense.log_prob(x))
+    torch.testing.assert_close(model.marginal().log_prob(x), dense.log_prob(x))
 
 
-def test_posterior_and_marginal_are_bayes_rule_on_a_grid(device):
-    ppca, x = random_ppca(device=device), torch.randn(3, 5).to(device)
+def test_posterior_and_marginal_are_bayes_rule_on_a_grid(model, device):
+    x = torch.randn(3, 5).to(device)
     axis = torch.linspace(-6, 6, 241).to(device)
     z = torch.cartesian_prod(axis, axis)
-    joint = (ppca.likelihood(z.unsqueeze(1)).log_prob(x) + ppca.prior().log_prob(z).unsqueeze(1)).exp()
+    joint = (model.likelihood(z.unsqueeze(1)).log_prob(x) + model.prior().log_prob(z).unsqueeze(1)).exp()
     cell = (axis[1] - axis[0]) ** 2
     evidence = joint.sum(0) * cell
-    torch.testing.assert_close(evidence.log(), ppca.log_likelihood(x))
+    torch.testing.assert_close(evidence.log(), model.log_likelihood(x))
 
-    weights, q = joint * cell / evidence, ppca.posterior(x)
+    weights, q = joint * cell / evidence, model.posterior(x)
     mean = torch.einsum("gb,gl->bl", weights, z)
     second_moment = torch.einsum("gb,gl,gm->blm", weights, z, z)
     torch.testing.assert_close(q.mean, mean)
@@ -70,24 +93,23 @@ def test_posterior_and_marginal_are_bayes_rule_on_a_grid(device):
     torch.testing.assert_close(q.log_prob(z.unsqueeze(1)).exp() * cell, weights)
 
 
-def test_likelihood_is_centred_on_the_linear_map(device):
-    ppca, z = random_ppca(device=device), torch.randn(3, 4, 2).to(device)
-    p = ppca.likelihood(z)
-    weight, bias = ppca.weight.detach().cpu().numpy(), ppca.bias.detach().cpu().numpy()
+def test_likelihood_is_centred_on_the_linear_map(model, device):
+    z = torch.randn(3, 4, 2).to(device)
+    p = model.likelihood(z)
+    weight, bias = model.weight.detach().cpu().numpy(), model.bias.detach().cpu().numpy()
     np.testing.assert_allclose(p.mean.detach().cpu(), z.cpu().numpy() @ weight.T + bias)
-    torch.testing.assert_close(p.stddev, torch.full_like(p.stddev, 0.7))
+    torch.testing.assert_close(p.stddev, model.noise_std.expand(3, 4, 5))
 
 
-def test_ancestral_samples_have_the_marginal_mean_and_covariance(device):
-    ppca = random_ppca(device=device)
-    x = ppca.sample(20_000)
+def test_ancestral_samples_have_the_marginal_mean_and_covariance(model):
+    x = model.sample(20_000)
     assert x.shape == (20_000, 5)
-    assert standard_errors(x, ppca.bias.detach()) < 4
-    centred = x - ppca.bias.detach()
+    assert standard_errors(x, model.bias.detach()) < 4
+    centred = x - model.bias.detach()
     products = centred.unsqueeze(2) * centred.unsqueeze(1)
-    covariance = ppca.marginal().covariance_matrix.detach()
+    covariance = model.marginal().covariance_matrix.detach()
     assert standard_errors(products, covariance) < 4
-    without_noise = (ppca.weight @ ppca.weight.T).detach()
+    without_noise = (model.weight @ model.weight.T).detach()
     assert standard_errors(products, without_noise) > 4  # what sampling the mean alone would give
 
 
@@ -107,6 +129,17 @@ def test_an_incomplete_model_names_the_missing_method():
         (lambda: PPCA(torch.ones(4), torch.ones(4), 1.0), r"weight must have shape \(D, L\)"),
         (lambda: PPCA(torch.ones(4, 2), torch.ones(4), 0.0), "noise_std must be > 0, got 0.0"),
         (lambda: PPCA(torch.ones(4, 2), torch.ones(4), float("nan")), "noise_std must be > 0, got nan"),
+        (lambda: PPCA(torch.ones(4, 2), torch.ones(4), torch.ones(4)), r"one noise_std, got shape \(4,\)"),
+        (lambda: PPCA(torch.ones(4, 2), torch.ones(4), 1.0, 0.0), "variance_floor must be > 0 .*, got 0.0"),
+        (
+            lambda: FactorAnalysis(torch.ones(4, 2), torch.ones(4), torch.ones(3)),
+            r"noise_std must have shape \(D,\) = \(4,\), got \(3,\)",
+        ),
+        (
+            lambda: FactorAnalysis(torch.ones(3, 2), torch.ones(3), torch.tensor([1.0, -0.5, 2.0])),
+            "noise_std must be > 0, got -0.5",
+        ),
+        (lambda: FactorAnalysis(torch.ones(3), torch.ones(3), 1.0), r"weight must have shape \(D, L\)"),
         (lambda: PPCA.fit(torch.randn(9, 4), 0), "n_latents must be between 1 and 3, got 0"),
         (lambda: PPCA.fit(torch.randn(9, 4), 4), "n_latents must be between 1 and 3, got 4"),
         (lambda: PPCA.fit(torch.randn(1, 4), 2), "at least 2 examples, got 1"),
@@ -144,7 +177,7 @@ def test_fit_of_equal_variances_in_all_directions_has_weights_of_zero(scale, n_p
 @pytest.mark.parametrize("n_pixels", [1, 4])
 def test_wrong_numbers_of_pixels_and_latents_are_refused(n_pixels):
     ppca, x = random_ppca(), torch.randn(3, n_pixels)
-    for call in (ppca.posterior, ppca.log_likelihood):
+    for call in (ppca.posterior, ppca.log_likelihood, ppca.e_step, ppca.initialise):
         with pytest.raises(ValueError, match=rf"x has shape \(3, {n_pixels}\); its last axis .* n_pixels=5"):
             call(x)
     with pytest.raises(ValueError, match=r"z has shape \(3, 1\); its last axis .* n_latents=2"):

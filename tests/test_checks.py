@@ -1,0 +1,51 @@
+"""What models refuse: the errors name the argument, the value and the cure, and good input passes."""
+
+import math
+
+import pytest
+import torch
+
+from course_lib.checks import check_examples, check_floor, check_last_axis, check_n_latents
+
+
+def test_good_input_passes():
+    check_examples(torch.randn(3, 2))
+    check_floor(1e-300)
+    check_last_axis("x", torch.randn(4, 3, 2), "n_pixels", 2)
+    check_n_latents(1, 2)
+
+
+@pytest.mark.parametrize("gap", [math.nan, math.inf, -math.inf])
+def test_gaps_are_counted_and_the_first_is_named(gap):
+    x = torch.randn(7, 3)
+    x[[2, 5], [0, 2]] = gap
+    with pytest.raises(ValueError, match=r"x has NaN or infinite values in 2 of its 7 rows, first in row 2"):
+        check_examples(x)
+
+
+@pytest.mark.parametrize(
+    "x", [torch.randn(3), torch.randn(2, 3, 4), torch.randn(0, 3), torch.randn(3, 0), torch.ones(2, 2).long()]
+)
+def test_what_is_no_matrix_of_floats_is_refused(x):
+    with pytest.raises(ValueError, match=r"x must hold floats in the shape \(N, D\), N ≥ 1, got torch\."):
+        check_examples(x)
+
+
+@pytest.mark.parametrize("floor", [0.0, -1e-6, math.nan, math.inf])
+def test_a_floor_that_is_none_is_refused(floor):
+    with pytest.raises(ValueError, match="variance_floor must be > 0 and finite, got"):
+        check_floor(floor)
+
+
+@pytest.mark.parametrize("x", [torch.randn(4, 1), torch.randn(3), torch.tensor(2.0)])
+def test_a_last_axis_of_another_size_is_refused(x):
+    with pytest.raises(
+        ValueError, match=r"x has shape \(.*\); its last axis must have this model's n_pixels=2"
+    ):
+        check_last_axis("x", x, "n_pixels", 2)
+
+
+@pytest.mark.parametrize("n_latents", [0, 4, 9])
+def test_as_many_latents_as_pixels_are_refused(n_latents):
+    with pytest.raises(ValueError, match=f"n_latents must be between 1 and 3, got {n_latents}"):
+        check_n_latents(n_latents, 4)
