@@ -1,4 +1,4 @@
-r"""Expectation–maximisation: one loop for every model that offers an E-step and an M-step."""
+r"""Expectation maximisation: one loop for every model that offers an E-step and an M-step."""
 
 import copy
 import math
