@@ -210,7 +210,7 @@ def test_the_acceptance_rate_of_langevin_steps_on_a_gaussian(device):
     assert abs(float(difference)) < 4 * float(chains.acceptance_rate.std()) / math.sqrt(20_000)
 
 
-def test_warm_up_is_the_head_of_one_longer_run(gaussian):
+def test_the_warm_up_is_the_head_of_a_longer_run_and_not_counted(gaussian):
     """The same seed, the same chains; a generator leaves torch's global one alone."""
 
     def run(**arguments):
@@ -226,6 +226,8 @@ def test_warm_up_is_the_head_of_one_longer_run(gaussian):
     state = torch.get_rng_state()
     long, late = run(n_samples=12), run(n_samples=5, n_warmup=7)
     torch.testing.assert_close(late.samples, long.samples[7:], rtol=0, atol=0)
+    moved = (long.samples[7:] != long.samples[6:-1]).any(-1)
+    torch.testing.assert_close(late.acceptance_rate, moved.double().mean(0))
     assert torch.equal(torch.get_rng_state(), state)
 
 
