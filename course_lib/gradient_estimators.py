@@ -45,7 +45,7 @@ class LearnedBaseline(nn.Module):
         initial: b before the first use.
 
     Source:
-        Mnih and Gregor (2014), section 2.3, without their regression on x.
+        Mnih and Gregor (2014), without their regression on x.
     """
 
     def __init__(self, learning_rate: float = 0.1, initial: float = 0.0) -> None:
@@ -118,7 +118,7 @@ def leave_one_out(distribution: Distribution, integrand: Integrand, n_samples: i
         shape (\*batch,).
 
     Source:
-        Mnih and Rezende (2016), section 2.4; Kool, van Hoof and Welling (2019).
+        Mnih and Rezende (2016); Kool, van Hoof and Welling (2019).
     """
     z = _sample(distribution, n_samples, least=2)
     f = _evaluate(integrand, z, distribution)

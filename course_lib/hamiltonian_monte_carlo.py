@@ -70,7 +70,7 @@ def hamiltonian_monte_carlo(
         `HamiltonianSamples`. Each costs `n_leapfrog` gradients for each chain.
 
     Source:
-        Neal (2011), section 3.
+        Neal (2011).
     """
     step_size = _check_trajectory(initial, step_size, n_leapfrog, "initial")
     for name, number, least in (("n_samples", n_samples, 1), ("n_warmup", n_warmup, 0)):
