@@ -98,7 +98,7 @@ def fit_em(
             often and leaves the best end in it.
         max_iterations: the budget of each start.
         tolerance: a start has converged when an iteration changes the mean log-likelihood by less, in nats.
-        generator: for `initialise`; None draws from torch's global one.
+        generator: for `initialise`, on the CPU; None draws from torch's global one.
         callback: called as `callback(iteration, model)` at each start, with 0, and after each iteration.
         progress: show a progress bar on stderr (the environment variable COURSE_PROGRESS=0 hides all).
 

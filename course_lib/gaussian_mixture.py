@@ -157,10 +157,8 @@ class GaussianMixture(LatentVariableModel):
         nearest = torch.cdist(x, torch.from_numpy(centres).to(x)).argmin(1)
         responsibilities = one_hot(nearest, self.n_components).to(x)
         if empty := int((responsibilities.sum(0) == 0).sum()):
-            message = (
-                f"x has fewer different examples than the {self.n_components} components, {empty} of which"
-            )
-            raise ValueError(f"{message} got none; take fewer components")
+            clash = f"fewer different examples than the {self.n_components} components"
+            raise ValueError(f"x has {clash}, {empty} of which got none; take fewer")
         self.m_step(x, MixtureExpectations(x.new_empty(0), responsibilities))  # no likelihood so far
 
     @torch.no_grad()
@@ -246,6 +244,6 @@ def _not_positive(covariances: Tensor) -> list[int]:
     if covariances.ndim == 2:
         bad = ~(covariances > 0).all(-1)
     else:
-        asymmetry = (covariances - covariances.mT).abs().amax((-2, -1))
-        bad = (torch.linalg.cholesky_ex(covariances).info > 0) | (asymmetry > 1e-4 * covariances.abs().amax())
+        skew = (covariances - covariances.mT).abs().amax((-2, -1)) > 1e-4 * covariances.abs().amax()
+        bad = skew | (torch.linalg.cholesky_ex(covariances).info > 0)
     return cast(list[int], bad.nonzero().flatten().tolist())

@@ -75,7 +75,7 @@ class LinearGaussian(nn.Module):
         Args:
             x: shape (N, D).
             n_latents: L, with 1 ≤ L < D.
-            generator: of the device of x; None draws from torch's global one.
+            generator: on the CPU; None draws from torch's global one.
             variance_floor: see the class.
         """
         check_examples(x)
@@ -141,14 +141,12 @@ class LinearGaussian(nn.Module):
 
         Args:
             x: shape (N, D).
-            generator: of the model's device; None draws from torch's global one.
+            generator: on the CPU; None draws from torch's global one.
         """
         check_examples(x)
         check_last_axis("x", x, "n_pixels", len(self.bias))
         half_variance = 0.5 * x.var(0, correction=0)
-        noise = torch.randn(
-            self.weight.shape, generator=generator, dtype=self.weight.dtype, device=self.weight.device
-        )
+        noise = torch.randn(self.weight.shape, generator=generator, dtype=self.weight.dtype).to(x.device)
         self.bias.copy_(x.mean(0))
         self.weight.copy_((half_variance / self.n_latents).sqrt().unsqueeze(-1) * noise)
         self._set_noise_variance(half_variance)

@@ -70,7 +70,7 @@ def test_m_step_is_the_stationary_point_of_the_expected_log_joint(kind, data):
 
 def test_em_of_ppca_ends_at_the_closed_form(data):
     exact = PPCA.fit(data, 2)
-    model = PPCA.start(data, 2, torch.Generator(data.device).manual_seed(1))
+    model = PPCA.start(data, 2, torch.Generator().manual_seed(1))
     result = fit_em(model, data, tolerance=1e-12, max_iterations=5000)
     assert result.converged
     assert result.log_likelihoods[-1] == pytest.approx(exact.log_likelihood(data).mean().item(), abs=1e-8)
@@ -82,7 +82,7 @@ def test_em_of_ppca_ends_at_the_closed_form(data):
 
 def test_em_of_factor_analysis_ends_where_scikit_learn_does(data):
     oracle = decomposition.FactorAnalysis(2, svd_method="lapack", tol=1e-10, max_iter=20_000).fit(data.cpu())
-    generator = torch.Generator(data.device).manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     model = FactorAnalysis.start(data, 2, generator)
     result = fit_em(model, data, n_starts=3, tolerance=1e-11, max_iterations=20_000, generator=generator)
     assert result.log_likelihoods[-1] >= oracle.score(data.cpu()) - 1e-6
@@ -96,7 +96,7 @@ def test_constant_pixels_end_at_the_floor_and_are_counted(kind, dtype, device):
     x = torch.as_tensor(load_digits().data[:400] / 16).to(device, dtype)
     constant = x.var(0) < 1e-4  # eight of them never change, four almost never
     assert (x.var(0) == 0).sum() == 8
-    model = kind.start(x, 4, torch.Generator(device).manual_seed(0), variance_floor=1e-4)
+    model = kind.start(x, 4, torch.Generator().manual_seed(0), variance_floor=1e-4)
     result = fit_em(model, x, max_iterations=30)
     assert np.isfinite(result.log_likelihoods).all()
     if kind is PPCA:
@@ -110,7 +110,7 @@ def test_constant_pixels_end_at_the_floor_and_are_counted(kind, dtype, device):
 
 def test_noise_that_vanishes_stops_at_the_floor(device):
     x = torch.randn(50, 1).to(device) @ torch.ones(1, 4).to(device)
-    model = PPCA.start(x, 1, torch.Generator(device).manual_seed(0), variance_floor=1e-3)
+    model = PPCA.start(x, 1, torch.Generator().manual_seed(0), variance_floor=1e-3)
     result = fit_em(model, x, max_iterations=2000)
     assert result.at_floor == [1]
     assert model.noise_std.item() == pytest.approx(1e-3**0.5)
@@ -118,13 +118,13 @@ def test_noise_that_vanishes_stops_at_the_floor(device):
 
 @BOTH
 def test_a_start_takes_mean_and_half_the_variance_as_noise(kind, data):
-    model = kind.start(data, 2, torch.Generator(data.device).manual_seed(3))
+    model = kind.start(data, 2, torch.Generator().manual_seed(3))
     half = 0.5 * torch.as_tensor(np.var(data.cpu().numpy(), 0)).to(data)
     torch.testing.assert_close(model.bias.data, data.mean(0))
     expected = half.mean() if kind is PPCA else half
     torch.testing.assert_close(model.noise_std.detach().square(), expected)
-    again = kind.start(data, 2, torch.Generator(data.device).manual_seed(3))
-    other = kind.start(data, 2, torch.Generator(data.device).manual_seed(4))
+    again = kind.start(data, 2, torch.Generator().manual_seed(3))
+    other = kind.start(data, 2, torch.Generator().manual_seed(4))
     assert torch.equal(model.weight, again.weight)
     assert not torch.equal(model.weight, other.weight)
 
