@@ -95,7 +95,7 @@ class GaussianMixture(LatentVariableModel):
 
     @property
     def n_components(self) -> int:
-        """C."""
+        """C, how many Gaussians there are."""
         return len(self.means)
 
     def prior(self) -> Categorical:
