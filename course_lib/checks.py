@@ -1,11 +1,18 @@
-"""What every model refuses before it computes: wrong shapes, gaps in the data, floors that are none."""
+"""What models and methods refuse before they compute: wrong shapes and counts, gaps, floors that are none."""
 
 import math
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_examples", "check_floor", "check_last_axis", "check_n_latents"]
+__all__ = [
+    "check_examples",
+    "check_floor",
+    "check_last_axis",
+    "check_n_latents",
+    "check_stretches",
+    "check_whole",
+]
 
 
 def check_examples(x: Tensor) -> None:
@@ -38,3 +45,16 @@ def check_n_latents(n_latents: int, n_pixels: int) -> None:
     """Refuse as many linear latents as pixels, or none."""
     if not 1 <= n_latents < n_pixels:
         raise ValueError(f"n_latents must be between 1 and {n_pixels - 1}, got {n_latents}")
+
+
+def check_stretches(name: str, shape: torch.Size, target: torch.Size) -> None:
+    """Refuse a shape that broadcasting would not stretch to the target's, or would stretch the target to."""
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    if len(shape) > len(target) or not all(n in (1, m) for n, m in pairs):
+        raise ValueError(f"{name} must broadcast to {tuple(target)}, got {tuple(shape)}")
+
+
+def check_whole(name: str, number: int, least: int) -> None:
+    """Refuse what is not a whole number of at least `least`."""
+    if not isinstance(number, int) or number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")

@@ -14,7 +14,6 @@ __all__ = [
     "all_states",
     "base_distribution",
     "bernoulli_vector",
-    "broadcasts_to",
     "diagonal_normal",
     "kl_between_diagonal_normals",
     "kl_between_normals",
@@ -195,10 +194,3 @@ def all_states(distribution: Distribution) -> Tensor:
         )
     rows = [torch.arange(len(states), device=states.device)] * n_variables
     return states[torch.cartesian_prod(*rows).reshape(-1, n_variables)].reshape(-1, *event)
-
-
-def broadcasts_to(shape: torch.Size, target: torch.Size) -> bool:
-    """Whether a tensor of the one shape can stand where the other is wanted."""
-    return len(shape) <= len(target) and all(
-        n in (1, m) for n, m in zip(reversed(shape), reversed(target), strict=False)
-    )

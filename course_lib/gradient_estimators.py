@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical, RelaxedOneHotCategorical
 
-from course_lib.distributions import all_states, base_distribution, broadcasts_to
+from course_lib.checks import check_stretches, check_whole
+from course_lib.distributions import all_states, base_distribution
 
 __all__ = [
     "LearnedBaseline",
@@ -92,10 +93,7 @@ def score_function(
     z = _sample(distribution, n_samples)
     f = _evaluate(integrand, z, distribution)
     b = baseline.value if isinstance(baseline, LearnedBaseline) else torch.as_tensor(baseline)
-    if not broadcasts_to(b.shape, f.shape):
-        raise ValueError(
-            f"baseline must broadcast to (n_samples, *batch) = {tuple(f.shape)}, got {tuple(b.shape)}"
-        )
+    check_stretches("baseline", b.shape, f.shape)
     surrogate = _score_surrogate(distribution, z, f, b.to(f))
     if isinstance(baseline, LearnedBaseline):
         baseline.update(f)
@@ -149,7 +147,7 @@ def pathwise(distribution: Distribution, integrand: Integrand, n_samples: int = 
             f"distribution must have a reparametrised sampler, {_name(distribution)} has none; "
             "estimate its gradient with score_function"
         )
-    _check_n_samples(n_samples)
+    check_whole("n_samples", n_samples, 1)
     return _evaluate(integrand, distribution.rsample((n_samples,)), distribution).mean(0)
 
 
@@ -186,7 +184,7 @@ def gumbel_softmax(
         raise ValueError(f"distribution must be a OneHotCategorical, got {_name(distribution)}")
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    _check_n_samples(n_samples)
+    check_whole("n_samples", n_samples, 1)
     tau = base.logits.new_tensor(temperature)
     z = RelaxedOneHotCategorical(tau, logits=base.logits, validate_args=False).rsample((n_samples,))
     if straight_through:
@@ -237,8 +235,7 @@ def estimate_gradients(
     """
     if isinstance(parameters, Tensor) or not parameters:
         raise ValueError("parameters must be a sequence of tensors, like (mean, std)")
-    if not isinstance(n_repeats, int) or n_repeats < 1:
-        raise ValueError(f"n_repeats must be a whole number of at least 1, got {n_repeats!r}")
+    check_whole("n_repeats", n_repeats, 1)
     repeated = [p.detach().expand(n_repeats, *p.shape).clone().requires_grad_() for p in parameters]
     with torch.enable_grad():
         distribution = make_distribution(*repeated)
@@ -261,7 +258,7 @@ def _score_surrogate(distribution: Distribution, z: Tensor, f: Tensor, baseline:
 
 def _sample(distribution: Distribution, n_samples: int, least: int = 1) -> Tensor:
     """Samples through which no gradient passes."""
-    _check_n_samples(n_samples, least)
+    check_whole("n_samples", n_samples, least)
     return distribution.sample((n_samples,)).detach()
 
 
@@ -288,8 +285,3 @@ def _name(distribution: Distribution) -> str:
     base = base_distribution(distribution)
     name = type(base).__name__
     return name if base is distribution else f"Independent({name})"
-
-
-def _check_n_samples(n_samples: int, least: int = 1) -> None:
-    if not isinstance(n_samples, int) or n_samples < least:
-        raise ValueError(f"n_samples must be a whole number of at least {least}, got {n_samples!r}")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from course_lib.distributions import broadcasts_to
+from course_lib.checks import check_stretches, check_whole
 
 __all__ = ["HamiltonianSamples", "hamiltonian_monte_carlo", "leapfrog"]
 
@@ -74,7 +74,7 @@ def hamiltonian_monte_carlo(
     """
     step_size = _check_trajectory(initial, step_size, n_leapfrog, "initial")
     for name, number, least in (("n_samples", n_samples, 1), ("n_warmup", n_warmup, 0)):
-        _check_whole(name, number, least)
+        check_whole(name, number, least)
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator must be a torch.Generator or None, got {generator!r}")
     point = _evaluate(log_density, initial.detach())
@@ -166,17 +166,11 @@ def _noise(
 
 def _check_trajectory(z: Tensor, step_size: float | Tensor, n_leapfrog: int, name: str) -> Tensor:
     """The step size as a tensor, after the checks that both functions share."""
-    _check_whole("n_leapfrog", n_leapfrog, 1)
+    check_whole("n_leapfrog", n_leapfrog, 1)
     if not z.is_floating_point() or z.ndim < 1:
         raise ValueError(f"{name} must be real numbers of shape (*chains, L), got {z.dtype} {tuple(z.shape)}")
     step_size = torch.as_tensor(step_size, dtype=z.dtype, device=z.device)
     if not ((step_size > 0) & step_size.isfinite()).all():
         raise ValueError(f"step_size must be positive and finite, got {step_size.tolist()}")
-    if not broadcasts_to(step_size.shape, z.shape):
-        raise ValueError(f"step_size must broadcast to {tuple(z.shape)}, got {tuple(step_size.shape)}")
+    check_stretches("step_size", step_size.shape, z.shape)
     return step_size
-
-
-def _check_whole(name: str, number: int, least: int) -> None:
-    if not isinstance(number, int) or number < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from course_lib.checks import check_examples, check_floor, check_last_axis, check_n_latents
+from course_lib.checks import (
+    check_examples,
+    check_floor,
+    check_last_axis,
+    check_n_latents,
+    check_stretches,
+    check_whole,
+)
 
 
 def test_good_input_passes():
@@ -13,6 +20,9 @@ def test_good_input_passes():
     check_floor(1e-300)
     check_last_axis("x", torch.randn(4, 3, 2), "n_pixels", 2)
     check_n_latents(1, 2)
+    check_whole("n", 0, 0)
+    for shape in [(), (1,), (3,), (4, 1), (1, 3), (2, 4, 3)]:
+        check_stretches("b", torch.Size(shape), torch.Size((2, 4, 3)))
 
 
 @pytest.mark.parametrize("gap", [math.nan, math.inf, -math.inf])
@@ -49,3 +59,15 @@ def test_a_last_axis_of_another_size_is_refused(x):
 def test_as_many_latents_as_pixels_are_refused(n_latents):
     with pytest.raises(ValueError, match=f"n_latents must be between 1 and 3, got {n_latents}"):
         check_n_latents(n_latents, 4)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4), (2, 1, 4), (1, 2, 4, 3), (0,)])
+def test_a_shape_that_does_not_stretch_to_the_target_is_refused(shape):
+    with pytest.raises(ValueError, match=r"b must broadcast to \(2, 4, 3\), got"):
+        check_stretches("b", torch.Size(shape), torch.Size((2, 4, 3)))
+
+
+@pytest.mark.parametrize("number", [1, -2, 3.0, "3", None])
+def test_what_is_no_whole_number_of_at_least_two_is_refused(number):
+    with pytest.raises(ValueError, match=f"n must be a whole number of at least 2, got {number!r}"):
+        check_whole("n", number, 2)
