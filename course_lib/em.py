@@ -22,7 +22,7 @@ class EMModel(Protocol):
         """Forget everything and start anew, at random, for x of shape (N, D)."""
 
     def e_step(self, x: Tensor) -> Any:
-        """The posterior's expectations under the present parameters, with ``.log_likelihood`` of shape (N,)."""
+        """The posterior's expectations at the present parameters, with ``.log_likelihood`` of shape (N,)."""
 
     def m_step(self, x: Tensor, expectations: Any) -> float | None:
         """Maximise the expected log p(x, z) in place.
