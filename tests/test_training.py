@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from course_lib.batches import Batches
 from course_lib.bounds import NegativeElbo
-from course_lib.training import History, fit
+from course_lib.training import History, fit, fit_full_batch
 from course_lib.vae import BernoulliVAE, GaussianVAE
 
 
@@ -258,3 +258,118 @@ def test_a_schedule_without_its_optimizer_is_refused():
     schedule = torch.optim.lr_scheduler.ExponentialLR(sgd(objective), gamma=0.9)
     with pytest.raises(ValueError, match="pass that optimizer too"):
         fit(objective, repeat(torch.ones(1, 2)), 5, scheduler=schedule)
+
+
+# The full-batch fit.
+
+
+class LeastSquares(nn.Module):
+    """The mean squared error of x w + c for x and a target side by side, in float64."""
+
+    def __init__(self, n_inputs, device="cpu"):
+        super().__init__()
+        self.line = nn.Linear(n_inputs, 1, dtype=torch.float64, device=device)
+
+    def forward(self, x):
+        return (self.line(x[:, :-1]).squeeze(-1) - x[:, -1]).square().mean()
+
+
+class Rosenbrock(nn.Module):
+    """A curved valley with its minimum 0 at (1, 1)."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
+
+    def forward(self, x):
+        a, b = self.theta
+        return (1 - a) ** 2 + 100 * (b - a**2) ** 2
+
+
+def test_the_full_batch_fit_solves_least_squares_as_lstsq_does(device):
+    torch.manual_seed(0)
+    x = torch.randn(50, 5, dtype=torch.float64) * torch.tensor([1.0, 5.0, 0.1, 2.0, 1.0], dtype=torch.float64)
+    objective = LeastSquares(4, device)
+    history = fit_full_batch(objective, x.to(device), tolerance=1e-10)
+    design = torch.cat([x[:, :-1], torch.ones(50, 1, dtype=torch.float64)], 1)
+    truth = torch.linalg.lstsq(design, x[:, -1:]).solution.squeeze(-1)
+    found = torch.cat([objective.line.weight[0], objective.line.bias]).detach().cpu()
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-8)
+    residual = (design @ truth - x[:, -1]).square().mean()
+    assert history.losses[-1] == pytest.approx(float(residual), rel=1e-12)
+
+
+def test_the_full_batch_fit_follows_a_curved_valley_to_its_minimum():
+    objective = Rosenbrock()
+    history = fit_full_batch(objective, torch.zeros(1), tolerance=1e-9)
+    torch.testing.assert_close(objective.theta.detach(), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-8)
+    assert history.steps[-1] < 200  # gradient descent would take thousands
+
+
+def test_the_full_batch_history_begins_at_the_start_and_never_rises():
+    objective, seen = Rosenbrock(), []
+    start = objective(None).item()
+    history = fit_full_batch(
+        objective, None, log_every=5, callback=lambda k, h: seen.append((k, h.losses[-1]))
+    )
+    assert history.steps[:3] == [0, 5, 10]
+    assert history.losses[0] == pytest.approx(start)
+    assert history.losses == sorted(history.losses, reverse=True)
+    assert seen == list(zip(history.steps, history.losses, strict=True))[1:]
+    assert history.seconds == sorted(history.seconds)
+
+
+def test_the_full_batch_fit_stops_at_the_tolerance_or_warns():
+    objective = Rosenbrock()
+    fit_full_batch(objective, None, tolerance=1e-3, log_every=1)
+    gradient = torch.autograd.grad(objective(None), objective.theta)[0].abs().max()
+    assert 1e-12 < gradient <= 1e-3
+    with pytest.warns(RuntimeWarning, match="max_iterations=3 with a gradient of .* above the tolerance=0.001"):
+        history = fit_full_batch(Rosenbrock(), None, max_iterations=3, tolerance=1e-3, log_every=2)
+    assert history.steps == [0, 2, 3]
+    at_minimum = fit_full_batch(objective, None, tolerance=1e-3)
+    assert at_minimum.steps == [0]
+
+
+def test_the_full_batch_fit_ends_where_rounding_lets_the_loss_fall_no_further(recwarn):
+    objective = Rosenbrock()
+    history = fit_full_batch(objective, None, max_iterations=100_000, tolerance=0.0)
+    assert history.steps[-1] < 1000
+    assert not recwarn.list
+    torch.testing.assert_close(objective.theta.detach(), torch.ones(2, dtype=torch.float64))
+
+
+def test_frozen_parameters_stay_where_they_are():
+    objective = LeastSquares(2)
+    objective.line.bias.requires_grad_(False).fill_(3.0)
+    fit_full_batch(objective, torch.randn(20, 3, dtype=torch.float64))
+    assert objective.line.bias.item() == 3.0
+
+
+def test_a_random_objective_is_refused_by_the_full_batch_fit():
+    class Noisy(Rosenbrock):
+        def forward(self, x):
+            return super().forward(x) + 0.01 * torch.randn(())
+
+    with pytest.raises(ValueError, match="objective is random: two evaluations gave .* use fit"):
+        fit_full_batch(Noisy(), None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_full_batch_loss_that_is_not_finite_is_refused(value):
+    with pytest.raises(FloatingPointError, match=f"the loss is {value} at iteration 0"):
+        fit_full_batch(NanAfter(1, value), None)
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({"max_iterations": 0}, "max_iterations=0"),
+        ({"log_every": 0}, "log_every=0"),
+        ({"tolerance": -1e-6}, "tolerance=-1e-06"),
+        ({"tolerance": float("nan")}, "tolerance=nan"),
+    ],
+)
+def test_a_full_batch_budget_that_makes_no_sense_is_refused(options, seen):
+    with pytest.raises(ValueError, match=f"need max_iterations ≥ 1, .*{seen}"):
+        fit_full_batch(Rosenbrock(), None, **options)
