@@ -4,7 +4,8 @@ Every estimator maps (distribution, integrand) to a surrogate of the distributio
 estimates :math:`\mathrm E_q f(z)`; its gradient, after `backward()`, estimates the gradient of that with
 respect to the parameters of q and to those of f. To change the estimator, change one line.
 
-The integrand maps z of shape (n_samples, \*batch, \*event) to finite values of shape (n_samples, \*batch).
+The integrand maps z of shape (n_samples, \*batch, \*event) to values of shape (n_samples, \*batch).
+Whether they are finite is not read back from the device in every step; `fit` reports a loss that is not.
 All samples come from torch's global generator.
 """
 
@@ -245,6 +246,11 @@ def estimate_gradients(
                 f"{n_repeats}, got {tuple(distribution.batch_shape)}"
             )
         total = estimator(distribution, integrand).sum()
+    if not total.isfinite():
+        raise FloatingPointError(
+            f"the estimate is {float(total.detach())}: the integrand must be finite. Look for parameters of the "
+            "distribution that are NaN, and for samples outside the integrand's domain."
+        )
     if not total.requires_grad:
         raise ValueError("the estimate does not depend on the parameters: is something detached?")
     return torch.autograd.grad(total, repeated, allow_unused=True, materialize_grads=True)
@@ -263,7 +269,7 @@ def _sample(distribution: Distribution, n_samples: int, least: int = 1) -> Tenso
 
 
 def _evaluate(integrand: Integrand, z: Tensor, distribution: Distribution) -> Tensor:
-    """The integrand's values, after a check of shape and finiteness."""
+    """The integrand's values, of the shape that the surrogate needs."""
     f = integrand(z)
     shape = z.shape[: z.ndim - len(distribution.event_shape)]
     if not isinstance(f, Tensor) or f.shape != shape or not f.is_floating_point():
@@ -271,12 +277,6 @@ def _evaluate(integrand: Integrand, z: Tensor, distribution: Distribution) -> Te
         raise ValueError(
             f"integrand must map z of shape {tuple(z.shape)} to real numbers of shape {tuple(shape)}, "
             f"one for each sample and batch element; got {got}"
-        )
-    if not f.isfinite().all():
-        value = float(f.detach()[~f.isfinite()][0])
-        raise FloatingPointError(
-            f"integrand must be finite, got {value}; look for parameters of the distribution that are NaN, "
-            "and for samples outside the integrand's domain"
         )
     return f
 

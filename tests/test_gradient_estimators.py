@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles import standard_errors
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import (
     Bernoulli,
     Categorical,
@@ -705,12 +706,25 @@ def minus_infinity_on_one_side(z):
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_values_that_are_not_finite_are_refused(estimator):
-    with pytest.raises(FloatingPointError, match="integrand must be finite, got -inf"):
-        estimator(standard_normal(), minus_infinity_on_one_side, n_samples=20)
-    broken = diagonal_normal(torch.tensor([0.0, math.nan]), torch.ones(2))
-    with pytest.raises(FloatingPointError, match=r"integrand must be finite, got nan.*parameters"):
-        estimator(broken, lambda z: z.sum(-1), n_samples=2)
+def test_values_that_are_not_finite_are_refused_where_they_are_measured(estimator):
+    def estimate(mean, integrand):
+        estimator_of_20 = partial(estimator, n_samples=20)
+        estimate_gradients(estimator_of_20, lambda m: diagonal_normal(m, torch.ones(2)), [mean], integrand, 3)
+
+    with pytest.raises(FloatingPointError, match=r"estimate is (nan|-inf): the integrand must be finite"):
+        estimate(torch.zeros(2), minus_infinity_on_one_side)
+    with pytest.raises(FloatingPointError, match=r"estimate is nan.*parameters"):
+        estimate(torch.tensor([0.0, math.nan]), lambda z: z.sum(-1))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_step_never_waits_for_the_device(estimator):
+    """Tensors without values: whoever reads one back fails."""
+    with FakeTensorMode():
+        mean = torch.zeros(2, requires_grad=True)
+        surrogate = estimator(diagonal_normal(mean, torch.ones(2)), lambda z: z.sum(-1), n_samples=2)
+        surrogate.backward()
+        assert mean.grad.shape == (2,)
 
 
 def test_a_baseline_that_does_not_fit_is_refused():
