@@ -248,8 +248,8 @@ def estimate_gradients(
         total = estimator(distribution, integrand).sum()
     if not total.isfinite():
         raise FloatingPointError(
-            f"the estimate is {float(total.detach())}: the integrand must be finite. Look for parameters of the "
-            "distribution that are NaN, and for samples outside the integrand's domain."
+            f"the estimate is {float(total.detach())}: the integrand must be finite. Look for parameters of "
+            "the distribution that are NaN, and for samples outside the integrand's domain."
         )
     if not total.requires_grad:
         raise ValueError("the estimate does not depend on the parameters: is something detached?")
