@@ -175,8 +175,8 @@ def fit_full_batch(
         loss = float(closure().detach())
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss} at iteration {iteration}. Check the data and any log, division or exp of "
-                "the objective."
+                f"the loss is {loss} at iteration {iteration}. Check the data and any log, division or exp "
+                "of the objective."
             )
         history.steps.append(iteration)
         history.losses.append(loss)
@@ -186,8 +186,8 @@ def fit_full_batch(
     gradient, repeated = log(), float(closure().detach())
     if not math.isclose(repeated, history.losses[0], rel_tol=1e-5, abs_tol=1e-12):
         raise ValueError(
-            f"the objective is random: two evaluations gave {history.losses[0]} and {repeated}. A line search "
-            "cannot compare such values; use fit, or switch the noise off (dropout, corruption, sampling)."
+            f"the objective is random: two evaluations gave {history.losses[0]} and {repeated}. A line "
+            "search cannot compare such values; use fit, or switch the noise off (dropout, corruption)."
         )
     with progress_bar(max_iterations, "iteration", progress) as bar:
         while gradient > tolerance and iteration < max_iterations:

@@ -1,4 +1,4 @@
-"""The autoencoder against scikit-learn's PCA, products written out in numpy, and filters known in closed form."""
+"""The autoencoder against scikit-learn's PCA, products written out in numpy, and the Wiener filter."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,9 @@ def test_the_defaults_are_the_shape_of_the_chapter():
     autoencoder = Autoencoder(784)
     widths = [module.weight.shape for module in autoencoder.modules() if isinstance(module, nn.Linear)]
     assert widths == [(256, 784), (64, 256), (8, 64), (64, 8), (256, 64), (784, 256)]
-    assert sum(parameter.numel() for parameter in autoencoder.parameters()) == sum(n_out * (n_in + 1) for n_out, n_in in widths)
+    assert sum(parameter.numel() for parameter in autoencoder.parameters()) == sum(
+        n_out * (n_in + 1) for n_out, n_in in widths
+    )
     assert autoencoder.n_pixels == 784
     assert autoencoder.n_latents == 8
 
@@ -66,7 +68,9 @@ def test_all_leading_axes_are_batch_axes(device):
 
 def test_without_bias_the_code_of_zero_is_zero():
     autoencoder = linear(6, 3, bias=False)
-    assert torch.equal(autoencoder(torch.zeros(2, 6, dtype=torch.float64)), torch.zeros(2, 6, dtype=torch.float64))
+    assert torch.equal(
+        autoencoder(torch.zeros(2, 6, dtype=torch.float64)), torch.zeros(2, 6, dtype=torch.float64)
+    )
     assert {name for name, _ in autoencoder.named_parameters()} == {"encoder.0.weight", "decoder.0.weight"}
 
 

@@ -302,7 +302,9 @@ def test_the_full_batch_fit_solves_least_squares_as_lstsq_does(device):
 def test_the_full_batch_fit_follows_a_curved_valley_to_its_minimum():
     objective = Rosenbrock()
     history = fit_full_batch(objective, torch.zeros(1), tolerance=1e-9)
-    torch.testing.assert_close(objective.theta.detach(), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        objective.theta.detach(), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-8
+    )
     assert history.steps[-1] < 200  # gradient descent would take thousands
 
 
@@ -324,7 +326,9 @@ def test_the_full_batch_fit_stops_at_the_tolerance_or_warns():
     fit_full_batch(objective, None, tolerance=1e-3, log_every=1)
     gradient = torch.autograd.grad(objective(None), objective.theta)[0].abs().max()
     assert 1e-12 < gradient <= 1e-3
-    with pytest.warns(RuntimeWarning, match="max_iterations=3 with a gradient of .* above the tolerance=0.001"):
+    with pytest.warns(
+        RuntimeWarning, match="max_iterations=3 with a gradient of .* above the tolerance=0.001"
+    ):
         history = fit_full_batch(Rosenbrock(), None, max_iterations=3, tolerance=1e-3, log_every=2)
     assert history.steps == [0, 2, 3]
     at_minimum = fit_full_batch(objective, None, tolerance=1e-3)
@@ -351,7 +355,7 @@ def test_a_random_objective_is_refused_by_the_full_batch_fit():
         def forward(self, x):
             return super().forward(x) + 0.01 * torch.randn(())
 
-    with pytest.raises(ValueError, match="objective is random: two evaluations gave .* use fit"):
+    with pytest.raises(ValueError, match=r"objective is random: two evaluations gave .* use fit"):
         fit_full_batch(Noisy(), None)
 
 
