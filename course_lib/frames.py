@@ -19,7 +19,7 @@ TEMPLATE = """
   <img src="{first}" alt="{alt}" style="width: 100%; height: auto; background: white">
   <div class="frame-slider-controls" hidden style="gap: 0.6em; align-items: center">
     {play}
-    <input type="range" min="0" max="{last}" value="0" step="1" aria-label="{name}" style="flex: 1">
+    <input type="range" min="0" max="{last}" value="{still}" step="1" aria-label="{name}" style="flex: 1">
     <output style="min-width: 7em; font-variant-numeric: tabular-nums">{first_label}</output>
   </div>
   <script>
@@ -52,7 +52,7 @@ class FrameSlider:
     """Pictures behind a slider, shown by a few lines of script inside the cell's own output.
 
     The same object works in Jupyter, in a hosted notebook and on the built page, makes no request, and
-    shows its first picture where scripts are off.
+    shows one picture where scripts are off and in print.
 
     Args:
         draw: called with each value; returns the figure, which is closed afterwards.
@@ -62,6 +62,8 @@ class FrameSlider:
         label: turns a value into the text beside the slider.
         milliseconds: between frames when playing; None shows no play button.
         dpi: of the pictures.
+        still: the number of the frame that is shown first, and alone where nothing can move; negative ones
+            count from the end.
     """
 
     def __init__(
@@ -73,9 +75,13 @@ class FrameSlider:
         label: Callable[..., str] = str,
         milliseconds: int | None = None,
         dpi: int = 100,
+        still: int = 0,
     ) -> None:
         if not values:
             raise ValueError("values must hold at least one frame, got none")
+        if not -len(values) <= still < len(values):
+            raise ValueError(f"still must number one of the {len(values)} frames, got {still}")
+        self.still = still % len(values)
         self.name, self.alt, self.milliseconds = name, alt, milliseconds
         self.labels = [label(value) for value in values]
         self.frames, self.width = [], 0
@@ -91,9 +97,10 @@ class FrameSlider:
     def _repr_html_(self) -> str:
         return TEMPLATE.format(
             uid=f"frames-{zlib.crc32(''.join(self.frames).encode()):08x}",
-            first=f"data:image/png;base64,{self.frames[0]}",
-            first_label=html.escape(self.labels[0]),
+            first=f"data:image/png;base64,{self.frames[self.still]}",
+            first_label=html.escape(self.labels[self.still]),
             last=len(self.frames) - 1,
+            still=self.still,
             alt=html.escape(self.alt, quote=True),
             name=html.escape(self.name, quote=True),
             width=self.width,

@@ -87,13 +87,16 @@ def test_every_frame_is_a_png_of_its_value_beside_its_label():
     assert listed(script, "labels") == [f"<i>{shade}</i></script>" for shade in SHADES]
 
 
-def test_without_scripts_the_first_frame_stands_alone_with_its_description():
-    elements = Elements(slider()._repr_html_())
+@pytest.mark.parametrize(("options", "number"), [({}, 0), ({"still": 1}, 1), ({"still": -1}, 2)])
+def test_without_scripts_one_frame_stands_alone_with_its_description(options, number):
+    elements = Elements(slider(**options)._repr_html_())
     (image,) = elements.attributes["img"]
     prefix, encoded = image["src"].split(",")
     assert prefix == "data:image/png;base64"
-    assert shade_of(encoded)[0] == 0.0
+    assert shade_of(encoded)[0] == pytest.approx(SHADES[number], abs=1 / 255)
     assert image["alt"] == ALT
+    (control,) = elements.attributes["input"]
+    assert control["value"] == str(number)
     (controls,) = (attributes for attributes in elements.attributes["div"] if "hidden" in attributes)
     assert "display" not in controls["style"]  # it would win over `hidden`
 
@@ -139,6 +142,12 @@ def test_figures_are_closed_and_the_text_form_is_short():
 def test_no_values_are_refused():
     with pytest.raises(ValueError, match="values must hold at least one frame, got none"):
         FrameSlider(draw, [], "shade", "grey")
+
+
+@pytest.mark.parametrize("still", [3, -4])
+def test_a_still_that_is_no_frame_is_refused(still):
+    with pytest.raises(ValueError, match=f"still must number one of the 3 frames, got {still}"):
+        slider(still=still)
 
 
 @pytest.fixture(scope="module")
