@@ -2,6 +2,7 @@ r"""Autoencoders: an encoder that shortens, a decoder that rebuilds, and no prob
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from course_lib.networks import mlp
@@ -16,7 +17,7 @@ class Autoencoder(nn.Module):
 
     The code z is the output of a linear layer, so it may lie anywhere. The defaults are the
     784-256-64-8 shape of chapter 3. With ``hidden=()`` and ``output=nn.Identity`` it is the linear
-    autoencoder :math:`\hat x = V (W x + a) + b`, whose best reconstructions are those of PCA.
+    autoencoder :math:`\hat x = W (V x + c) + b`, whose best reconstructions are those of PCA.
 
     Args:
         n_pixels: the number D of pixels.
@@ -25,8 +26,12 @@ class Autoencoder(nn.Module):
         activation: module class applied after each hidden layer.
         output: module class applied to the decoder's last layer: `nn.Sigmoid` for pixels in [0, 1],
             `nn.Identity` for data without bounds, such as centred or standardised pixels.
-        bias: False leaves the biases of the two code layers and of the output layer out; for linear
-            autoencoders of data that were centred beforehand.
+        bias: False leaves out the biases of the layer that gives the code and of the layer that gives the
+            pixels; hidden layers keep theirs. For linear autoencoders of data that were centred beforehand.
+
+    Raises:
+        ValueError: a size below 1 or no integer; hidden that is no sequence; an activation or output that
+            is no module class.
 
     Source:
         Rumelhart, Hinton and Williams (1986); Hinton and Salakhutdinov (2006).
@@ -42,11 +47,19 @@ class Autoencoder(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if n_pixels < 1 or n_latents < 1 or any(width < 1 for width in hidden):
+        if not isinstance(hidden, Sequence):
+            raise ValueError(f"hidden must be a sequence of widths such as (256, 64), got {hidden!r}")
+        if any(not isinstance(size, int) or size < 1 for size in (n_pixels, n_latents, *hidden)):
             raise ValueError(
-                f"n_pixels, n_latents and all hidden widths must be at least 1, got n_pixels={n_pixels}, "
-                f"n_latents={n_latents}, hidden={tuple(hidden)}"
+                f"n_pixels, n_latents and all hidden widths must be integers and at least 1, got "
+                f"n_pixels={n_pixels}, n_latents={n_latents}, hidden={tuple(hidden)}"
             )
+        for name, module in {"activation": activation, "output": output}.items():
+            if not (isinstance(module, type) and issubclass(module, nn.Module)):
+                raise ValueError(
+                    f"{name} must be a module class such as nn.ELU or nn.Identity, without brackets, "
+                    f"got {module!r}"
+                )
         self.n_pixels, self.n_latents = n_pixels, n_latents
         backwards = tuple(reversed(hidden))
         self.encoder = mlp(n_pixels, hidden, activation)
@@ -59,27 +72,41 @@ class Autoencoder(nn.Module):
         r"""The codes z of images x: shape (\*batch, D) to (\*batch, L).
 
         Raises:
-            ValueError: x has another number of pixels than the autoencoder.
+            ValueError: x has another number of pixels than the autoencoder, or another type.
         """
         if x.ndim == 0 or x.shape[-1] != self.n_pixels:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; its last axis must have this autoencoder's "
                 f"n_pixels={self.n_pixels}. Flatten images with x.flatten(1)."
             )
+        self._check_type("x", x)
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
         r"""The images of codes z: shape (\*batch, L) to (\*batch, D).
 
         Raises:
-            ValueError: z has another number of entries than this autoencoder's codes.
+            ValueError: z has another number of entries than this autoencoder's codes, or another type.
         """
         if z.ndim == 0 or z.shape[-1] != self.n_latents:
             raise ValueError(
                 f"z has shape {tuple(z.shape)}; its last axis must have this autoencoder's "
                 f"n_latents={self.n_latents}"
             )
+        self._check_type("z", z)
         return self.decoder(z)
+
+    def _check_type(self, name: str, value: Tensor) -> None:
+        """Refuse a tensor of another type than the weights; under autocast torch converts them itself."""
+        weights = next(self.parameters()).dtype
+        if not value.is_floating_point() or (
+            value.dtype != weights and not torch.is_autocast_enabled(value.device.type)
+        ):
+            raise ValueError(
+                f"{name} is {value.dtype}, but the weights of this autoencoder are {weights}: convert one of "
+                f"them, {name}.to({weights}) or autoencoder.to({value.dtype}). Scale grey levels of 0 to 255 "
+                "to [0, 1] first."
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         r"""The reconstruction decode(encode(x)), of x's shape (\*batch, D)."""
@@ -99,12 +126,17 @@ def squared_error(x: Tensor, reconstruction: Tensor) -> Tensor:
         shape (\*batch,), in squared units of a pixel.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or one of the two is of an integer type, whose squares would overflow.
     """
     if x.shape != reconstruction.shape:
         raise ValueError(
             f"x and reconstruction must have the same shape, got {tuple(x.shape)} and "
             f"{tuple(reconstruction.shape)}"
+        )
+    if not (x.is_floating_point() and reconstruction.is_floating_point()):
+        raise ValueError(
+            f"x and reconstruction must be of a floating-point type, got {x.dtype} and "
+            f"{reconstruction.dtype}: convert integers first, for example x.float() / 255"
         )
     return (x - reconstruction).square().sum(-1)
 
@@ -120,7 +152,10 @@ class ReconstructionError(nn.Module):
     Args:
         autoencoder: any module from x to a reconstruction of the same shape.
         corruption: a callable from x, shape (B, D), to a spoilt copy of the same shape; drawn afresh in
-            every call. None spoils nothing.
+            every call, and given a copy of x, so that it may work in place. None spoils nothing.
+
+    Raises:
+        ValueError: on a batch without images, whose mean would be NaN.
 
     Source:
         Denoising: Vincent, Larochelle, Bengio and Manzagol (2008).
@@ -132,5 +167,7 @@ class ReconstructionError(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A batch of shape (B, D); the scalar to minimise, in squared units of a pixel."""
-        seen = x if self.corruption is None else self.corruption(x)
+        if x.shape[0] == 0:
+            raise ValueError(f"the batch has no images: x has shape {tuple(x.shape)}")
+        seen = x if self.corruption is None else self.corruption(x.clone())
         return squared_error(x, self.autoencoder(seen)).mean()

@@ -25,11 +25,13 @@ class History:
         steps: optimiser steps taken when each entry was logged.
         losses: mean loss over the steps since the previous entry, in the objective's unit.
         seconds: wall-clock time of training up to each entry.
+        stopped: of `fit_full_batch`, a sentence that says why it ended; empty after `fit`.
     """
 
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    stopped: str = ""
 
 
 def fit(
@@ -128,21 +130,23 @@ def fit_full_batch(
         objective: a module whose forward pass on x is the scalar to minimise; equal calls give equal values.
         x: all the data, on the device of the objective's parameters and of their floating-point type.
         max_iterations: the most iterations; each costs one to a few evaluations of loss and gradient.
-        tolerance: stop when no entry of the gradient is larger than this. It also stops where rounding lets
-            the loss fall no further.
+        tolerance: stop when no entry of the gradient is larger than this. It also stops where the loss falls
+            no further, even after the memory of the curvature was cleared once.
         callback: called as `callback(iteration, history)` after each logged iteration.
         log_every: iterations between logs.
         progress: show a progress bar on stderr (the environment variable COURSE_PROGRESS=0 hides all).
 
     Returns:
-        the history: iterations as `steps`, and in `losses` the loss *at* that iteration, from iteration 0 on.
+        the history: iterations as `steps`, and in `losses` the loss *at* that iteration, from iteration 0 on;
+        `stopped` says why it ended.
 
     Raises:
         ValueError: a budget that makes no sense, or an objective that is random.
-        FloatingPointError: the loss became NaN or infinite.
+        FloatingPointError: the loss became NaN or infinite, at an iterate or inside a line search.
 
     Warns:
-        RuntimeWarning: max_iterations did not suffice; says how large the gradient still is.
+        RuntimeWarning: it ended above the tolerance, because max_iterations did not suffice, or because the
+            loss fell no further while the gradient was larger than rounding explains.
 
     Source:
         Nocedal and Wright (2006), algorithms 7.5, 3.5 and 3.6, in torch's implementation.
@@ -165,21 +169,20 @@ def fit_full_batch(
     def closure() -> Tensor:
         optimizer.zero_grad()
         value = objective(x)
+        if not torch.isfinite(value):
+            raise FloatingPointError(
+                f"the loss is {value.item()} at iteration {iteration} or in a line search after it. Check "
+                "the data and any log, division or exp of the objective."
+            )
         value.backward()
         return value
 
-    history, start, iteration = History(), time.perf_counter(), 0
+    history, start, iteration, stalled = History(), time.perf_counter(), 0, False
 
     def log() -> float:
         """Record the present loss; the largest entry of its gradient."""
-        loss = float(closure().detach())
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at iteration {iteration}. Check the data and any log, division or exp "
-                "of the objective."
-            )
+        history.losses.append(float(closure().detach()))
         history.steps.append(iteration)
-        history.losses.append(loss)
         history.seconds.append(time.perf_counter() - start)
         return max(float(p.grad.abs().max()) for p in parameters if p.grad is not None)
 
@@ -194,20 +197,37 @@ def fit_full_batch(
             chunk = min(log_every, max_iterations - iteration)
             # max_eval counts line-search evaluations, of which torch allows 25 an iteration.
             optimizer.param_groups[0].update(max_iter=chunk, max_eval=30 * chunk)
+            before = optimizer.state[parameters[0]].get("n_iter", 0)
             optimizer.step(closure)
-            iteration += chunk
+            taken = optimizer.state[parameters[0]]["n_iter"] - before  # it may end early
+            iteration += taken
             gradient = log()
-            bar.update(chunk)
+            bar.update(taken)
             bar.set_postfix(loss=f"{history.losses[-1]:.4g}", gradient=f"{gradient:.1e}", refresh=False)
             if callback is not None:
                 callback(iteration, history)
-            if not history.losses[-1] < history.losses[-2]:
-                break  # rounding: the loss falls no further
-    if gradient > tolerance and iteration >= max_iterations:
-        warnings.warn(
+            if history.losses[-1] < history.losses[-2]:
+                stalled = False
+            elif stalled:
+                break
+            else:
+                stalled = True
+                optimizer.state.clear()  # the next iteration is a step of steepest descent
+    # A gradient g promises a fall of about g²/curvature. Up to a curvature of 10⁴ such a g is rounding.
+    size = max(1.0, abs(history.losses[-1]))
+    rounding = 100 * size * math.sqrt(torch.finfo(parameters[0].dtype).eps)
+    if gradient <= tolerance:
+        history.stopped = f"the gradient, {gradient:.2g}, is within the tolerance={tolerance:g}"
+    elif iteration >= max_iterations:
+        history.stopped = (
             f"stopped after max_iterations={max_iterations} with a gradient of {gradient:.2g}, above the "
-            f"tolerance={tolerance:g}. Allow more iterations, or a larger tolerance.",
-            RuntimeWarning,
-            stacklevel=2,
+            f"tolerance={tolerance:g}. Allow more iterations, or a larger tolerance."
         )
+    else:
+        history.stopped = (
+            f"the loss falls no further after iteration {iteration}, with a gradient of {gradient:.2g}, "
+            f"above the tolerance={tolerance:g}"
+        )
+    if gradient > tolerance and (iteration >= max_iterations or gradient > rounding):
+        warnings.warn(history.stopped, RuntimeWarning, stacklevel=2)
     return history

@@ -111,6 +111,12 @@ def test_a_corruption_changes_what_is_seen_and_not_the_target():
     assert ReconstructionError(autoencoder, corruption=lambda x: x / 2)(x) == 3.75
 
 
+def test_a_corruption_in_place_leaves_the_target_alone():
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert ReconstructionError(nn.Identity(), corruption=lambda x: x.mul_(0.5))(x) == 3.75
+    assert torch.equal(x, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+
+
 def test_the_corruption_is_drawn_afresh_in_every_call():
     torch.manual_seed(0)
     objective = ReconstructionError(nn.Identity(), corruption=lambda x: x + torch.randn_like(x))
@@ -188,11 +194,45 @@ def test_at_eight_numbers_it_beats_pca_by_45_percent_on_test_digits():
         ((0, 8, (256,)), "n_pixels=0"),
         ((64, 0, (256,)), "n_latents=0"),
         ((64, 8, (256, 0)), r"hidden=\(256, 0\)"),
+        ((64.0, 8, (256,)), r"n_pixels=64\.0"),
     ],
 )
-def test_empty_layers_are_refused(sizes, seen):
-    with pytest.raises(ValueError, match=f"must be at least 1, got .*{seen}"):
+def test_layers_that_are_empty_or_no_integer_are_refused(sizes, seen):
+    with pytest.raises(ValueError, match=f"must be integers and at least 1, got .*{seen}"):
         Autoencoder(*sizes)
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({"hidden": 64}, "hidden must be a sequence .* got 64"),
+        ({"activation": nn.GELU()}, r"activation must be a module class .* got GELU\("),
+        ({"output": None}, "output must be a module class .* got None"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(options, seen):
+    with pytest.raises(ValueError, match=seen):
+        Autoencoder(64, **options)
+
+
+def test_tensors_of_another_type_than_the_weights_are_refused():
+    autoencoder = Autoencoder(6, 2, hidden=())
+    with pytest.raises(ValueError, match=r"x is torch.uint8, .* weights .* are torch.float32.*to \[0, 1\]"):
+        autoencoder(torch.zeros(3, 6, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"z is torch.float64, .*z.to\(torch.float32\)"):
+        autoencoder.decode(torch.zeros(3, 2, dtype=torch.float64))
+
+
+def test_an_error_of_integers_is_refused():
+    """In uint8, 0 − 200 is 56 and its square 64."""
+    x = torch.zeros(1, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"floating-point type, got torch.uint8 and torch.uint8.*/ 255"):
+        squared_error(x, x + 200)
+
+
+def test_a_batch_without_images_is_refused():
+    with pytest.raises(ValueError, match=r"no images: x has shape \(0, 4\)"):
+        ReconstructionError(nn.Identity())(torch.rand(0, 4))
 
 
 def test_images_of_another_size_are_refused_with_the_cure():

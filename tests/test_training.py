@@ -365,6 +365,48 @@ def test_a_full_batch_loss_that_is_not_finite_is_refused(value):
         fit_full_batch(NanAfter(1, value), None)
 
 
+def test_a_loss_that_is_nan_inside_a_line_search_is_refused():
+    """The first trial step has the length one and leads to θ < 0, where the root has no value."""
+
+    class Barrier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.theta = nn.Parameter(torch.tensor([1e-3], dtype=torch.float64))
+
+        def forward(self, x):
+            return (100 * self.theta - self.theta.sqrt()).sum()
+
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at iteration .* line search"):
+        fit_full_batch(Barrier(), None)
+
+
+def test_a_fit_that_stalls_with_a_large_gradient_warns_and_says_so():
+    """A gradient with the wrong sign: no step along it lowers the loss."""
+
+    class Uphill(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.theta = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+
+        def forward(self, x):
+            value = self.theta.square().sum()
+            return 2 * value.detach() - value  # the value of θ², the gradient −2θ
+
+    with pytest.warns(RuntimeWarning, match="the loss falls no further .* with a gradient of 4,"):
+        history = fit_full_batch(Uphill(), None)
+    assert history.stopped.startswith("the loss falls no further")
+    assert history.losses[-1] == pytest.approx(4.0)
+
+
+def test_iterations_are_counted_as_they_were_taken():
+    """A quadratic in one variable is solved in two or three iterations, whatever the log interval."""
+    objective = LeastSquares(1)
+    objective.line.bias.requires_grad_(False)
+    history = fit_full_batch(objective, torch.randn(20, 2, dtype=torch.float64), log_every=50)
+    assert 1 <= history.steps[-1] <= 4
+    assert "within the tolerance" in history.stopped
+
+
 @pytest.mark.parametrize(
     ("options", "seen"),
     [
