@@ -56,5 +56,5 @@ def check_stretches(name: str, shape: torch.Size, target: torch.Size) -> None:
 
 def check_whole(name: str, number: int, least: int) -> None:
     """Refuse what is not a whole number of at least `least`."""
-    if not isinstance(number, int) or number < least:
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")

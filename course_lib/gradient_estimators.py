@@ -5,16 +5,18 @@ estimates :math:`\mathrm E_q f(z)`; its gradient, after `backward()`, estimates 
 respect to the parameters of q and to those of f. To change the estimator, change one line.
 
 The integrand maps z of shape (n_samples, \*batch, \*event) to values of shape (n_samples, \*batch).
-Whether they are finite is not read back from the device in every step; `fit` reports a loss that is not.
-All samples come from torch's global generator.
+`n_samples` is K, a whole number. Whether values are finite is not read back from the device in every step;
+`fit` reports a loss that is not. All samples come from torch's global generator.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, OneHotCategorical, RelaxedOneHotCategorical
+from torch.distributions.constraints import Constraint
 
 from course_lib.checks import check_stretches, check_whole
 from course_lib.distributions import all_states, base_distribution
@@ -44,20 +46,22 @@ class LearnedBaseline(nn.Module):
 
     Args:
         learning_rate: η in (0, 1].
-        initial: b before the first use.
+        initial: b before the first use; its distance from the mean of f is forgotten within a few times 1/η.
 
     Source:
         Mnih and Gregor (2014), without their regression on x.
     """
 
+    value: Tensor
+
     def __init__(self, learning_rate: float = 0.1, initial: float = 0.0) -> None:
         super().__init__()
         if not 0 < learning_rate <= 1:
             raise ValueError(f"learning_rate must lie in (0, 1], got {learning_rate}")
+        if not math.isfinite(initial):
+            raise ValueError(f"initial must be finite, got {initial}")
         self.learning_rate = learning_rate
         self.register_buffer("value", torch.tensor(float(initial)))
-
-    value: Tensor
 
     @torch.no_grad()
     def update(self, f: Tensor) -> None:
@@ -72,18 +76,19 @@ def score_function(
     n_samples: int = 1,
     baseline: float | Tensor | LearnedBaseline = 0.0,
 ) -> Tensor:
-    r"""The score-function estimator (REINFORCE), for every distribution with a differentiable log-density.
+    r"""The score-function estimator (REINFORCE), for every smooth density on a support that stays.
 
     .. math::
         \nabla_\phi\, \mathrm E_{q_\phi} f(z) \approx \frac1K \sum_{k=1}^K
         \bigl(f(z_k) - b\bigr) \nabla_\phi \log q_\phi(z_k) + \nabla_\phi f(z_k), \qquad z_k \sim q_\phi
 
     Args:
-        distribution: q, of any kind.
+        distribution: q, with a log-density differentiable in the parameters and a support that does not
+            depend on them. (Uniform and Pareto are refused: their moving edges carry gradient too.)
         integrand: f; it need not be differentiable in z.
         n_samples: K ≥ 1.
-        baseline: b, a number, a tensor that broadcasts to (n_samples, \*batch), or a `LearnedBaseline`.
-            The estimate is unbiased if b does not depend on the very samples it is used with.
+        baseline: b, a number, a tensor that broadcasts to (n_samples, \*batch), or a `LearnedBaseline` on
+            the samples' device. The estimate is unbiased if b does not depend on the samples it is used with.
 
     Returns:
         shape (\*batch,), with the baseline in the gradient only.
@@ -93,9 +98,7 @@ def score_function(
     """
     z = _sample(distribution, n_samples)
     f = _evaluate(integrand, z, distribution)
-    b = baseline.value if isinstance(baseline, LearnedBaseline) else torch.as_tensor(baseline)
-    check_stretches("baseline", b.shape, f.shape)
-    surrogate = _score_surrogate(distribution, z, f, b.to(f))
+    surrogate = _score_surrogate(distribution, z, f, _baseline_tensor(baseline, f))
     if isinstance(baseline, LearnedBaseline):
         baseline.update(f)
     return surrogate
@@ -109,12 +112,9 @@ def leave_one_out(distribution: Distribution, integrand: Integrand, n_samples: i
         f(z_k) - b_k = \frac K{K-1} \Bigl(f(z_k) - \frac1K \sum_{j=1}^K f(z_j)\Bigr)
 
     Args:
-        distribution: q, of any kind.
+        distribution: q, as for `score_function`.
         integrand: f; it need not be differentiable in z.
         n_samples: K ≥ 2.
-
-    Returns:
-        shape (\*batch,).
 
     Source:
         Mnih and Rezende (2016); Kool, van Hoof and Welling (2019).
@@ -129,21 +129,18 @@ def pathwise(distribution: Distribution, integrand: Integrand, n_samples: int = 
 
     .. math::
         \nabla_\phi\, \mathrm E_{q_\phi} f(z) \approx \frac1K \sum_{k=1}^K \nabla_\phi f(z_k),
-        \qquad z_k = g_\phi(\varepsilon_k)
+        \qquad z_k = t_\phi(\varepsilon_k)
 
     Args:
         distribution: q, with a reparametrised sampler `rsample` and a continuous z.
         integrand: f, continuous, and differentiable almost everywhere.
         n_samples: K ≥ 1.
 
-    Returns:
-        shape (\*batch,).
-
     Source:
         Kingma and Welling (2014); Rezende, Mohamed and Wierstra (2014).
     """
     # torch has discrete distributions with an rsample: straight-through ones, whose gradients are biased.
-    if not distribution.has_rsample or getattr(distribution.support, "is_discrete", False):
+    if not distribution.has_rsample or getattr(_support(distribution), "is_discrete", False):
         raise ValueError(
             f"distribution must have a reparametrised sampler, {_name(distribution)} has none; "
             "estimate its gradient with score_function"
@@ -159,13 +156,13 @@ def gumbel_softmax(
     temperature: float = 1.0,
     straight_through: bool = False,
 ) -> Tensor:
-    r"""Pathwise gradients for one-hot vectors by way of a continuous relaxation: biased, for any τ > 0.
+    r"""Pathwise gradients for one-hot vectors by way of a continuous relaxation: biased in general.
 
-    .. math:: y = \operatorname{softmax}\bigl((\ell + g)/\tau\bigr), \qquad g_c \sim \text{Gumbel}(0, 1)
+    .. math:: y = \operatorname{softmax}\bigl((\ell + G)/\tau\bigr), \qquad G_c \sim \text{Gumbel}(0, 1)
 
     The one-hot vector z at y's largest entry is an exact sample of q. The soft estimator evaluates f and its
-    gradient at y, so value and gradient are biased. The straight-through one evaluates them at z but passes
-    the gradient on as if z were y, so the value is unbiased and the gradient is not.
+    gradient at y; the bias of both vanishes as τ → 0. The straight-through one evaluates them at z but passes
+    the gradient on as if z were y: the value is unbiased, the bias of the gradient does not cool away.
 
     Args:
         distribution: a `OneHotCategorical` with logits ℓ, or several as the event of an `Independent`.
@@ -173,9 +170,6 @@ def gumbel_softmax(
         n_samples: K ≥ 1.
         temperature: τ > 0.
         straight_through: evaluate at the one-hot vectors.
-
-    Returns:
-        shape (\*batch,).
 
     Source:
         Jang, Gu and Poole (2017); Maddison, Mnih and Teh (2017).
@@ -202,9 +196,6 @@ def enumeration(distribution: Distribution, integrand: Integrand) -> Tensor:
     Args:
         distribution: q, discrete and small enough for `course_lib.distributions.all_states`.
         integrand: f; the states stand where samples would.
-
-    Returns:
-        shape (\*batch,).
     """
     batch, event = distribution.batch_shape, distribution.event_shape
     z = all_states(distribution).reshape(-1, *[1] * len(batch), *event).expand(-1, *batch, *event)
@@ -218,16 +209,16 @@ def estimate_gradients(
     integrand: Integrand,
     n_repeats: int,
 ) -> tuple[Tensor, ...]:
-    r"""Many independent estimates of one gradient in one backward pass, to measure their mean and spread.
+    r"""Many independent estimates of what a gradient owes to the distribution, from one backward pass.
 
-    Every parameter is repeated along a new first axis, so that `n_repeats` copies of the distribution are
-    sampled at once and each copy keeps its own gradient.
+    Every parameter is repeated along a new first axis, so that each of `n_repeats` copies of the distribution
+    keeps its own gradient. What the integrand itself owes to the parameters is **not** in it.
 
     Args:
         estimator: of this module, with its options fixed by `functools.partial`.
-        make_distribution: maps the repeated parameters, of shapes (n_repeats, \*parameter shape), to a
-            distribution of batch shape (n_repeats, \*batch).
-        parameters: one or more tensors. What the integrand itself owes to them is not counted.
+        make_distribution: maps parameters of shapes (n_repeats, \*parameter shape) to a distribution of batch
+            shape (n_repeats, \*batch).
+        parameters: one or more tensors of floats.
         integrand: f, of z of shape (n_samples, n_repeats, \*batch, \*event).
         n_repeats: how many estimates, each of them with the estimator's own `n_samples`.
 
@@ -236,6 +227,9 @@ def estimate_gradients(
     """
     if isinstance(parameters, Tensor) or not parameters:
         raise ValueError("parameters must be a sequence of tensors, like (mean, std)")
+    for p in parameters:
+        if not isinstance(p, Tensor) or not p.is_floating_point():
+            raise ValueError(f"parameters must be tensors of floats, got {p!r}")
     check_whole("n_repeats", n_repeats, 1)
     repeated = [p.detach().expand(n_repeats, *p.shape).clone().requires_grad_() for p in parameters]
     with torch.enable_grad():
@@ -248,8 +242,8 @@ def estimate_gradients(
         total = estimator(distribution, integrand).sum()
     if not total.isfinite():
         raise FloatingPointError(
-            f"the estimate is {float(total.detach())}: the integrand must be finite. Look for parameters of "
-            "the distribution that are NaN, and for samples outside the integrand's domain."
+            f"the estimate is {float(total.detach())}: the integrand must be finite. Look for NaN among the "
+            "parameters, and for samples outside the integrand's domain."
         )
     if not total.requires_grad:
         raise ValueError("the estimate does not depend on the parameters: is something detached?")
@@ -262,9 +256,33 @@ def _score_surrogate(distribution: Distribution, z: Tensor, f: Tensor, baseline:
     return (f + (f - baseline).detach() * (log_q - log_q.detach())).mean(0)
 
 
+def _baseline_tensor(baseline: float | Tensor | LearnedBaseline, f: Tensor) -> Tensor:
+    """What is subtracted from f, on its device."""
+    if isinstance(baseline, LearnedBaseline):
+        if baseline.value.device != f.device:  # an update would wait for the device in every step
+            raise ValueError(
+                f"baseline is on {baseline.value.device}, the samples on {f.device}: move it, .to()"
+            )
+        return baseline.value.to(f)
+    if not isinstance(baseline, Tensor) and not (
+        isinstance(baseline, float | int) and math.isfinite(baseline)
+    ):
+        raise ValueError(f"baseline must be a finite number, a tensor or a LearnedBaseline, got {baseline!r}")
+    b = torch.as_tensor(baseline).to(f)
+    check_stretches("baseline", b.shape, f.shape)
+    return b
+
+
 def _sample(distribution: Distribution, n_samples: int, least: int = 1) -> Tensor:
     """Samples through which no gradient passes."""
     check_whole("n_samples", n_samples, least)
+    # The bounds of a support that moves carry a gradient. Its edges belong to the gradient of E f too.
+    support = _support(distribution)
+    if support and any(isinstance(bound, Tensor) and bound.requires_grad for bound in vars(support).values()):
+        raise ValueError(
+            f"the support of {_name(distribution)} depends on its parameters, and a score function misses "
+            "what its edges contribute; estimate the gradient with pathwise"
+        )
     return distribution.sample((n_samples,)).detach()
 
 
@@ -279,6 +297,17 @@ def _evaluate(integrand: Integrand, z: Tensor, distribution: Distribution) -> Te
             f"one for each sample and batch element; got {got}"
         )
     return f
+
+
+def _support(distribution: Distribution) -> Constraint | None:
+    """The support of one coordinate, where the distribution declares any."""
+    try:
+        support: Any = distribution.support
+    except NotImplementedError:  # what torch's base class answers
+        return None
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def _name(distribution: Distribution) -> str:

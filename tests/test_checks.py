@@ -71,3 +71,8 @@ def test_a_shape_that_does_not_stretch_to_the_target_is_refused(shape):
 def test_what_is_no_whole_number_of_at_least_two_is_refused(number):
     with pytest.raises(ValueError, match=f"n must be a whole number of at least 2, got {number!r}"):
         check_whole("n", number, 2)
+
+
+def test_a_truth_value_is_no_count():
+    with pytest.raises(ValueError, match="n must be a whole number of at least 0, got True"):
+        check_whole("n", True, 0)

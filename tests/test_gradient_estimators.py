@@ -24,7 +24,9 @@ from torch.distributions import (
     Normal,
     OneHotCategorical,
     OneHotCategoricalStraightThrough,
+    Pareto,
     Poisson,
+    Uniform,
 )
 
 from course_lib.distributions import bernoulli_vector, diagonal_normal, kl_to_standard_normal
@@ -612,6 +614,20 @@ def test_a_repeated_estimate_is_that_of_a_single_call(device):
     assert not unused.any()
 
 
+@pytest.mark.parametrize("estimator", [score_function, leave_one_out, pathwise])
+def test_repeated_estimates_leave_out_what_the_integrand_owes_to_the_parameters(estimator):
+    """As said: of the gradient 3μ² + 1 of E μz² under N(μ, 1), μ² + 1 come through the integrand."""
+    mean = torch.tensor([0.8], requires_grad=True)
+
+    def make(mean):
+        return diagonal_normal(mean, torch.ones(1))
+
+    (gradient,) = estimate_gradients(
+        partial(estimator, n_samples=2), make, (mean,), lambda z: (z**2 * mean).sum(-1), 20_000
+    )
+    assert standard_errors(gradient[:, 0], 2 * 0.8**2) < 4
+
+
 def test_a_gamma_distribution_has_pathwise_gradients_too(device):
     """E z² = a(a + 1)/b², differentiated with respect to a and b."""
     a, b = tensors(device, 2.5, 1.5)
@@ -630,7 +646,7 @@ def standard_normal():
     return diagonal_normal(torch.zeros(4, 3), torch.ones(3))
 
 
-@pytest.mark.parametrize("n_samples", [0, -3, 2.0])
+@pytest.mark.parametrize("n_samples", [0, -3, 2.0, True])
 @pytest.mark.parametrize("estimator", [*ESTIMATORS, gumbel_softmax])
 def test_too_few_samples_are_refused(estimator, n_samples):
     q = one_hot(torch.zeros(3)) if estimator is gumbel_softmax else standard_normal()
@@ -661,6 +677,48 @@ def test_pathwise_refuses_what_has_no_reparametrised_sampler(q):
     name = type(getattr(q, "base_dist", q)).__name__
     with pytest.raises(ValueError, match=rf"{name}\)? has none.* score_function"):
         pathwise(q, lambda z: z)
+
+
+class Undeclared(Normal):
+    """A distribution of one's own, which declares no support."""
+
+    @property
+    def support(self):
+        raise NotImplementedError
+
+
+def test_pathwise_takes_a_distribution_that_declares_no_support():
+    mean = torch.tensor(0.3, requires_grad=True)
+    for estimator in ESTIMATORS:
+        estimate = estimator(Undeclared(mean, 1.0, validate_args=False), lambda z: z, n_samples=2)
+        assert torch.autograd.grad(estimate, mean)[0].isfinite()
+
+
+def mixture(low, high):
+    return MixtureSameFamily(Categorical(logits=torch.zeros(2)), Uniform(low.expand(2), high.expand(2)))
+
+
+@pytest.mark.parametrize("estimator", [score_function, leave_one_out])
+def test_a_score_function_refuses_a_support_that_moves(estimator):
+    """E z² of Uniform(0, φ) is φ²/3: the pathwise gradient is right, the score function's is −φ/3."""
+    low, high = torch.zeros(3, requires_grad=True), torch.full((3,), 2.0, requires_grad=True)
+    for q, name in [
+        (Uniform(low, high), "Uniform"),
+        (Independent(Uniform(low, high), 1), r"Independent\(Uniform\)"),
+        (Pareto(high, 4.0), "Pareto"),
+        (mixture(low[0], high[0]), "MixtureSameFamily"),
+    ]:
+        with pytest.raises(ValueError, match=f"support of {name} depends on its param.* with pathwise"):
+            estimator(q, torch.square, n_samples=2)
+    fixed = Uniform(low.detach(), high.detach())
+    assert estimator(fixed, torch.square, n_samples=2).shape == (3,)
+    case = SimpleNamespace(
+        make=lambda high: Uniform(torch.zeros(()), high),
+        parameters=(torch.tensor(2.0),),
+        integrand=torch.square,
+        truth=[torch.tensor(4 / 3), torch.tensor(4 / 3)],
+    )
+    assert_unbiased(partial(pathwise, n_samples=1), case, n_calls=2)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
@@ -734,6 +792,14 @@ def test_a_baseline_that_does_not_fit_is_refused():
     for rate in (0.0, -0.1, 1.5, math.nan):
         with pytest.raises(ValueError, match=f"learning_rate must lie in .*, got {rate}"):
             LearnedBaseline(rate)
+    for start in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"initial must be finite, got {start}"):
+            LearnedBaseline(initial=start)
+    for baseline in (None, "mean", math.nan, -math.inf):
+        with pytest.raises(ValueError, match=f"baseline must be a finite number, .* got {baseline!r}"):
+            score_function(standard_normal(), quadratic, 2, baseline)
+    with pytest.raises(ValueError, match="baseline is on meta, the samples on cpu"):
+        score_function(standard_normal(), quadratic, 2, LearnedBaseline().to("meta"))
 
 
 def test_estimate_gradients_refuses_what_it_cannot_repeat():
@@ -746,6 +812,9 @@ def test_estimate_gradients_refuses_what_it_cannot_repeat():
         estimate_gradients(pathwise, normal, mean, quadratic, 2)
     with pytest.raises(ValueError, match="n_repeats must be a whole number of at least 1, got 0"):
         estimate_gradients(pathwise, normal, (mean,), quadratic, 0)
+    for wrong in (0.5, torch.tensor([1, 2])):
+        with pytest.raises(ValueError, match="parameters must be tensors of floats, got (0.5|tensor)"):
+            estimate_gradients(pathwise, normal, (mean, wrong), quadratic, 2)
     with pytest.raises(ValueError, match=r"batch shape \(n_repeats, \*batch\) with n_repeats = 2, got \(\)"):
         estimate_gradients(pathwise, lambda mean: normal(mean[0]), (mean,), quadratic, 2)
     with pytest.raises(ValueError, match="does not depend on the parameters"):
