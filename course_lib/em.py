@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from course_lib.checks import check_examples
+from course_lib.checks import check_examples, check_whole
 from course_lib.progress import progress_bar
 
 __all__ = ["EMModel", "EMResult", "fit_em"]
@@ -48,7 +48,8 @@ class EMResult:
         log_likelihoods: the mean log p(x) over the examples, in nats: at the start, then after each
             iteration, so that `log_likelihoods[i]` belongs to i iterations.
         stopped: why it stopped, a sentence that begins with "converged" or with "max_iterations".
-        at_floor: how many variances ended at the model's floor; one number a component for a mixture.
+        at_floor: how many variances ended at the model's floor, as the model's own `at_floor` counts them;
+            one number a component for a mixture.
         all_starts: the final mean log-likelihood of every start.
         best_start: which of them is in the model.
     """
@@ -88,8 +89,10 @@ def fit_em(
         \theta \leftarrow \arg\max_\theta \sum_n \mathrm E_{q_n} \log p_\theta(x_n, z)
 
     The E-step makes the bound touch log p(x) and the M-step raises it, so no iteration lowers the
-    likelihood; this is asserted in every one. A floor under the variances may make an M-step inexact: then it
-    says how much of a fall that explains (`GaussianMixture.m_step`), and no more than that is accepted.
+    likelihood; this is asserted in every one, up to a rounding of √eps (1 + |ℓ|) nats (at ℓ = 60 that is 1e-6
+    in float64, but 0.02 in float32: test a model of your own in float64). A floor under the variances may
+    make an M-step inexact: then it says how much of a fall that explains (`GaussianMixture.m_step`), and no
+    more than that is accepted.
 
     Args:
         model: has the methods of `EMModel`; changed in place.
@@ -99,40 +102,58 @@ def fit_em(
         max_iterations: the budget of each start.
         tolerance: a start has converged when an iteration changes the mean log-likelihood by less, in nats.
         generator: for `initialise`, on the CPU; None draws from torch's global one.
-        callback: called as `callback(iteration, model)` at each start, with 0, and after each iteration.
+        callback: called as `callback(iteration, model)` after each iteration; before the first of each start
+            with iteration 0, so a 0 says that another start begins.
         progress: show a progress bar on stderr (the environment variable COURSE_PROGRESS=0 hides all).
 
     Returns:
         an `EMResult`.
 
     Raises:
-        ValueError: arguments that make no sense; NaN or infinite values in x, with the first such row.
-        FloatingPointError: the log-likelihood fell by more than rounding, or is NaN or infinite.
+        ValueError: arguments that make no sense; NaN or infinite values in x, with the first such row; a
+            model of another type or device than x.
+        FloatingPointError: the log-likelihood fell by more than rounding, or is NaN or infinite. The model
+            then holds the best finished start; if there is none, what it held before.
 
     Source:
         Dempster, Laird and Rubin (1977); as coordinate ascent, Neal and Hinton (1998).
     """
     check_examples(x)
-    if (n_starts is not None and n_starts < 1) or max_iterations < 1 or not tolerance >= 0:
-        raise ValueError(
-            f"need n_starts ≥ 1 or None, max_iterations ≥ 1 and tolerance ≥ 0; got n_starts={n_starts}, "
-            f"max_iterations={max_iterations}, tolerance={tolerance}"
-        )
+    _check_same(model, x)
+    check_whole("max_iterations", max_iterations, 1)
+    if n_starts is not None:
+        check_whole("n_starts", n_starts, 1)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, got {tolerance}")
     results: list[EMResult] = []
-    best_state: dict[str, Any] = {}
-    with progress_bar((n_starts or 1) * max_iterations, "iteration", progress) as bar:
-        for start in range(n_starts or 1):
-            if n_starts is not None:
-                model.initialise(x, generator)
-            result = _run(model, x, max_iterations, tolerance, callback, bar)
-            if not results or result.log_likelihoods[-1] > max(end.log_likelihoods[-1] for end in results):
-                best, best_state = start, copy.deepcopy(model.state_dict())
-            results.append(result)
-            bar.update(max_iterations - result.n_iterations)  # what convergence saved
-    model.load_state_dict(best_state)
+    best, best_state = 0, copy.deepcopy(model.state_dict())
+    try:
+        with progress_bar((n_starts or 1) * max_iterations, "iteration", progress) as bar:
+            for start in range(n_starts or 1):
+                if n_starts is not None:
+                    model.initialise(x, generator)
+                result = _run(model, x, max_iterations, tolerance, callback, bar)
+                if not results or result.log_likelihoods[-1] > results[best].log_likelihoods[-1]:
+                    best, best_state = start, copy.deepcopy(model.state_dict())
+                results.append(result)
+                bar.update(max_iterations - result.n_iterations)  # what convergence saved
+    finally:  # also when a start has failed
+        model.load_state_dict(best_state)
     results[best].all_starts = [result.log_likelihoods[-1] for result in results]
     results[best].best_start = best
     return results[best]
+
+
+def _check_same(model: EMModel, x: Tensor) -> None:
+    """Refuse a model of another floating-point type, or on another device, than its data."""
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            if (value.dtype, value.device) != (x.dtype, x.device):
+                raise ValueError(
+                    f"x is {x.dtype} on {x.device}, but the model's {name} {value.dtype} on {value.device}; "
+                    f"convert one of them, for instance by model.to(x)"
+                )
+            return
 
 
 def _run(
@@ -168,7 +189,7 @@ def _run(
         if abs(rise) < tolerance:
             stopped = f"converged: iteration {iteration} changed the mean log-likelihood by {rise:.1e} nats, "
             stopped += f"less than tolerance={tolerance:g}"
-        elif iteration == max_iterations:
+        elif iteration >= max_iterations:
             stopped = f"max_iterations={max_iterations} reached: the last one still changed the mean "
             stopped += f"log-likelihood by {rise:.1e} nats"
     return EMResult(log_likelihoods, stopped, model.at_floor())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 from torch.nn.functional import one_hot
 
-from course_lib.checks import check_examples, check_floor, check_last_axis
+from course_lib.checks import check_examples, check_floor, check_last_axis, check_whole
 from course_lib.distributions import diagonal_normal
 from course_lib.latent_variable_model import LatentVariableModel
 
@@ -41,7 +41,9 @@ class GaussianMixture(LatentVariableModel):
         weights: π, shape (C,), ≥ 0 and of sum 1.
         means: μ, shape (C, D).
         covariances: Σ, full with shape (C, D, D), or the variances of diagonal ones with shape (C, D).
-        variance_floor: ε > 0, in the squared unit of x; it acts in the M-step, and on no given covariance.
+        variance_floor: ε > 0, in the squared unit of x (choose it for yours); it acts in the M-step only.
+
+    Fit it with `fit_em`: an optimiser that follows gradients would leave the weights that sum to 1.
     """
 
     CHUNK = 2**17  # numbers in a block of whitened data: it stays in the processor's cache
@@ -52,20 +54,20 @@ class GaussianMixture(LatentVariableModel):
         super().__init__()
         check_floor(variance_floor)
         if means.ndim != 2 or weights.shape != means.shape[:1]:
-            shapes = f"{tuple(weights.shape)} and {tuple(means.shape)}"
-            raise ValueError(f"weights must have shape (C,) and means (C, D); got {shapes}")
+            got = f"{tuple(weights.shape)} and {tuple(means.shape)}"
+            raise ValueError(f"weights must have shape (C,) and means (C, D); got {got}")
         if covariances.shape not in (means.shape, (*means.shape, means.shape[1])):
-            raise ValueError(
-                "covariances must have shape (C, D, D), or (C, D) for diagonal ones; got "
-                f"{tuple(covariances.shape)} with means of {tuple(means.shape)}"
-            )
+            got = f"{tuple(covariances.shape)} with means of {tuple(means.shape)}"
+            raise ValueError(f"covariances must have shape (C, D, D), or (C, D) for diagonal ones; got {got}")
+        for name, value in {"weights": weights, "means": means, "covariances": covariances}.items():
+            if not value.is_floating_point() or (n_bad := int((~value.isfinite()).sum())):
+                got = f"{n_bad} that are not finite" if value.is_floating_point() else str(value.dtype)
+                raise ValueError(f"{name} must be finite floats, got {got}")
         if not (weights >= 0).all() or abs(float(weights.sum()) - 1) > 1e-4:
             raise ValueError(f"weights must be ≥ 0 and sum to 1, got {weights.tolist()}")
         if bad := _not_positive(covariances):
-            raise ValueError(
-                f"covariances {bad} are not positive definite: they must be variances > 0, or symmetric "
-                "matrices with eigenvalues > 0"
-            )
+            kind = "variances > 0, or symmetric matrices with eigenvalues > 0"
+            raise ValueError(f"covariances {bad} are not positive definite: they must be {kind}")
         self.weights = nn.Parameter(weights.detach().clone())
         self.means = nn.Parameter(means.detach().clone())
         self.covariances = nn.Parameter(covariances.detach().clone())
@@ -84,8 +86,7 @@ class GaussianMixture(LatentVariableModel):
         check_examples(x)
         if covariance not in ("full", "diagonal"):
             raise ValueError(f'covariance must be "full" or "diagonal", got {covariance!r}')
-        if n_components < 1:
-            raise ValueError(f"n_components must be at least 1, got {n_components}")
+        check_whole("n_components", n_components, 1)
         means = x.new_zeros(n_components, x.shape[1])
         ones = torch.ones_like(means)
         variances = ones if covariance == "diagonal" else torch.diag_embed(ones)
@@ -211,7 +212,7 @@ class GaussianMixture(LatentVariableModel):
 
     @torch.no_grad()
     def at_floor(self) -> list[int]:
-        """In how many directions each component is flat: a variance of at most twice the floor."""
+        """In how many directions each component is flat: ε is at least half of the variance there."""
         variances = torch.linalg.eigvalsh(self.covariances) if self.full else self.covariances
         return cast(list[int], (variances <= 2 * self.variance_floor).sum(-1).tolist())
 

@@ -58,7 +58,8 @@ def hamiltonian_monte_carlo(
 
     Args:
         log_density: log p̃ up to a constant, of positions (\*chains, L) to (\*chains,), differentiable; a
-            chain's value may depend on its own position only.
+            chain's value may depend on its own position only: chains that see each other (through a mean over
+            them, or batch normalisation) sample another density, and nothing here can notice.
         initial: where the chains start, shape (\*chains, L), of positive density.
         n_samples: how many positions of each chain are kept, all of them after the warm-up.
         step_size: ε > 0, a number or a tensor that broadcasts to `initial`, for scales that differ.
@@ -150,6 +151,11 @@ def _evaluate(log_density: LogDensity, z: Tensor) -> _Point:
                 f"log_density must map positions of shape {tuple(z.shape)} to shape {tuple(z.shape[:-1])}, "
                 f"got {tuple(values.shape)}"
             )
+        if not values.requires_grad:
+            raise ValueError(
+                "log_density must be differentiable in the positions, but its values carry no gradient; look "
+                "for .detach(), .item(), numpy or torch.no_grad inside it"
+            )
         (gradient,) = torch.autograd.grad(values.sum(), z)
     return _Point(z.detach(), values.detach(), gradient)
 
@@ -167,6 +173,8 @@ def _noise(
 def _check_trajectory(z: Tensor, step_size: float | Tensor, n_leapfrog: int, name: str) -> Tensor:
     """The step size as a tensor, after the checks that both functions share."""
     check_whole("n_leapfrog", n_leapfrog, 1)
+    if not isinstance(z, Tensor):
+        raise ValueError(f"{name} must be a tensor of shape (*chains, L), got {type(z).__name__}")
     if not z.is_floating_point() or z.ndim < 1:
         raise ValueError(f"{name} must be real numbers of shape (*chains, L), got {z.dtype} {tuple(z.shape)}")
     step_size = torch.as_tensor(step_size, dtype=z.dtype, device=z.device)

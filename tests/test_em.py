@@ -147,12 +147,49 @@ def test_gaps_in_the_data_are_refused():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"n_starts": 0}, {"max_iterations": 0}, {"tolerance": -1.0}, {"tolerance": math.nan}]
+    ("arguments", "message"),
+    [
+        ({"n_starts": 0}, "n_starts must be a whole number of at least 1, got 0"),
+        ({"n_starts": 2.5}, "n_starts must be a whole number of at least 1, got 2.5"),
+        ({"max_iterations": 0}, "max_iterations must be a whole number of at least 1, got 0"),
+        ({"max_iterations": 10.5, "tolerance": 0}, "max_iterations must be a whole number .* got 10.5"),
+        ({"tolerance": -1.0}, "tolerance must be at least 0, got -1.0"),
+        ({"tolerance": math.nan}, "tolerance must be at least 0, got nan"),
+    ],
 )
-def test_arguments_that_make_no_sense_are_refused(arguments):
-    (name, value), *_ = arguments.items()
-    with pytest.raises(ValueError, match=rf"need n_starts ≥ 1 or None.*{name}={value}"):
+def test_arguments_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         fit_em(Scripted([0.0, 1.0, 1.0]), X, **arguments)
+
+
+@pytest.mark.parametrize("kind", [PPCA, FactorAnalysis, GaussianMixture])
+def test_a_model_of_another_precision_than_its_data_is_refused(kind):
+    x = torch.randn(30, 4)
+    with pytest.raises(
+        ValueError, match=r"x is torch.float64 on cpu, but the model's \w+ torch.float32 on cpu"
+    ):
+        fit_em(kind.start(x, 2), x.double())
+
+
+def test_a_start_that_fails_leaves_the_best_of_those_before_it():
+    model = Scripted([0.0, 1.0, 1.0], [0.0, 3.0, 3.0], [0.0, math.nan], [5.0, 5.0])
+    with pytest.raises(FloatingPointError, match="log-likelihood is nan after 1 iterations"):
+        fit_em(model, X, n_starts=4)
+    assert (model.start, model.step) == (1, 2)
+
+
+def test_a_first_start_that_fails_leaves_the_model_as_it_was():
+    x = torch.randn(40, 2, dtype=torch.float64)
+    model = GaussianMixture.start(x, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def spoil(iteration, model):
+        if iteration == 2:
+            raise FloatingPointError("as a likelihood that falls")
+
+    with pytest.raises(FloatingPointError, match="as a likelihood that falls"):
+        fit_em(model, x, n_starts=2, tolerance=0, callback=spoil)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_bar_is_shown_and_hidden(capsys, monkeypatch):

@@ -276,7 +276,19 @@ EYE, TWO = torch.eye(2), torch.tensor([0.5, 0.5])
             lambda: GaussianMixture(torch.tensor([1.5, -0.5]), EYE, 1 + EYE),
             "weights must be ≥ 0 and sum to 1",
         ),
-        (lambda: GaussianMixture(TWO * torch.nan, EYE, 1 + EYE), "weights must be ≥ 0 and sum to 1"),
+        (
+            lambda: GaussianMixture(TWO * torch.nan, EYE, 1 + EYE),
+            "weights must be finite floats, got 2 that are not",
+        ),
+        (
+            lambda: GaussianMixture(torch.tensor([1, 0]), EYE, 1 + EYE),
+            r"weights must be finite floats, got torch\.int64$",
+        ),
+        (
+            lambda: GaussianMixture(TWO, EYE / torch.tensor([1.0, 0.0]), 1 + EYE),
+            "means must be finite floats, got 2 that",
+        ),
+        (lambda: GaussianMixture(TWO, EYE, (1 + EYE) * torch.inf), "covariances must be finite floats"),
         (lambda: GaussianMixture(TWO, EYE, EYE), r"covariances \[0, 1\] are not positive definite"),
         (
             lambda: GaussianMixture(TWO, EYE, torch.stack([EYE, 1 - EYE])),
@@ -286,10 +298,13 @@ EYE, TWO = torch.eye(2), torch.tensor([0.5, 0.5])
             lambda: GaussianMixture(TWO, EYE, torch.stack([torch.tensor([[1.0, 0.5], [0.0, 1.0]]), EYE])),
             r"covariances \[0\] are not positive definite: they must be .* symmetric",
         ),
-        (lambda: GaussianMixture(TWO, EYE, EYE * torch.nan), r"covariances \[0, 1\] are not positive"),
+        (lambda: GaussianMixture(TWO, EYE, EYE * torch.nan), "covariances must be finite floats, got 4 that"),
         (lambda: GaussianMixture(TWO, EYE, 1 + EYE, variance_floor=0.0), "variance_floor must be > 0"),
         (lambda: GaussianMixture.start(torch.randn(9, 2), 2, "tied"), '"full" or "diagonal", got \'tied\''),
-        (lambda: GaussianMixture.start(torch.randn(9, 2), 0), "n_components must be at least 1, got 0"),
+        (
+            lambda: GaussianMixture.start(torch.randn(9, 2), 0),
+            "n_components must be a whole number of at least 1, got 0",
+        ),
         (lambda: GaussianMixture.start(torch.randn(9, 2), 10), "9 examples cannot start 10 components"),
         (
             lambda: GaussianMixture.start(torch.ones(9, 2), 2),

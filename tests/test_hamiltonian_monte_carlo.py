@@ -261,6 +261,11 @@ def test_a_model_and_the_start_are_left_alone(device):
         ({"step_size": math.nan}, "step_size must be positive and finite, got nan"),
         ({"step_size": torch.ones(3)}, r"step_size must broadcast to \(4, 2\), got \(3,\)"),
         ({"step_size": torch.ones(5, 4, 2)}, r"step_size must broadcast to \(4, 2\), got \(5, 4, 2\)"),
+        ({"initial": [[0.0, 0.0]]}, r"initial must be a tensor of shape \(\*chains, L\), got list"),
+        (
+            {"log_density": lambda z: harmonic(z.detach())},
+            "log_density must be differentiable .* no gradient; look for .detach",
+        ),
         ({"initial": torch.zeros(4, 2, dtype=torch.long)}, "initial must be real numbers of shape"),
         ({"initial": torch.tensor(0.0)}, r"initial must be real numbers of shape \(\*chains, L\), got"),
         ({"initial": torch.full((4, 2), math.nan)}, "initial must have a finite log density .* got nan"),
