@@ -813,7 +813,7 @@ def test_estimate_gradients_refuses_what_it_cannot_repeat():
     with pytest.raises(ValueError, match="n_repeats must be a whole number of at least 1, got 0"):
         estimate_gradients(pathwise, normal, (mean,), quadratic, 0)
     for wrong in (0.5, torch.tensor([1, 2])):
-        with pytest.raises(ValueError, match="parameters must be tensors of floats, got (0.5|tensor)"):
+        with pytest.raises(ValueError, match=r"parameters must be tensors of floats, got (0\.5|tensor)"):
             estimate_gradients(pathwise, normal, (mean, wrong), quadratic, 2)
     with pytest.raises(ValueError, match=r"batch shape \(n_repeats, \*batch\) with n_repeats = 2, got \(\)"):
         estimate_gradients(pathwise, lambda mean: normal(mean[0]), (mean,), quadratic, 2)
