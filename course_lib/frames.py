@@ -114,9 +114,9 @@ class FrameSlider:
 
 
 def _png(figure: Figure, dpi: int) -> str:
-    """The picture in 128 colours, a third of the bytes of full colour. (Pillow comes with matplotlib.)"""
+    """The picture in 256 colours, a third of the bytes of full colour. (Pillow comes with matplotlib.)"""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=dpi)
     picture = Image.open(full).convert("RGB")
-    picture.quantize(128, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
+    picture.quantize(256, dither=Image.Dither.NONE).save(small, format="PNG", optimize=True)
     return base64.b64encode(small.getvalue()).decode("ascii")
