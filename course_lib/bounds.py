@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
+from course_lib.checks import check_last_axis, check_whole
 from course_lib.distributions import log_mean_exp
 from course_lib.latent_variable_model import LatentVariableModel
 
@@ -136,6 +137,9 @@ def estimate_log_likelihood(
 
     Returns:
         shape (N,), in nats; in expectation a lower bound of log p(x).
+
+    Raises:
+        ValueError: x has another shape or holds integers; n_samples or chunk is no whole number ≥ 1.
     """
     return _log_mean_in_chunks(lambda x, k: log_importance_weights(model, x, k), x, n_samples, chunk)
 
@@ -158,11 +162,18 @@ def naive_log_likelihood(model: LatentVariableModel, x: Tensor, n_samples: int, 
 
     Returns:
         shape (N,), in nats; in expectation a lower bound of log p(x).
+
+    Raises:
+        ValueError: as `estimate_log_likelihood`; x has another number of pixels than the model.
     """
     prior = model.prior()
-    return _log_mean_in_chunks(
-        lambda x, k: model.likelihood(prior.sample((k, len(x)))).log_prob(x), x, n_samples, chunk
-    )
+
+    def log_weights(x: Tensor, k: int) -> Tensor:
+        likelihood = model.likelihood(prior.sample((k, len(x))))
+        check_last_axis("x", x, "n_pixels", likelihood.event_shape.numel())
+        return likelihood.log_prob(x)
+
+    return _log_mean_in_chunks(log_weights, x, n_samples, chunk)
 
 
 class NegativeElbo(nn.Module):
@@ -176,7 +187,7 @@ class NegativeElbo(nn.Module):
 
     def __init__(self, model: LatentVariableModel, beta: float = 1.0, n_samples: int = 1) -> None:
         super().__init__()
-        _check_n_samples(n_samples)
+        check_whole("n_samples", n_samples, 1)
         self.model, self.beta, self.n_samples = model, beta, n_samples
 
     def forward(self, x: Tensor) -> Tensor:
@@ -194,7 +205,7 @@ class NegativeIwaeBound(nn.Module):
 
     def __init__(self, model: LatentVariableModel, n_samples: int = 50) -> None:
         super().__init__()
-        _check_n_samples(n_samples)
+        check_whole("n_samples", n_samples, 1)
         self.model, self.n_samples = model, n_samples
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,11 +217,10 @@ def _log_mean_in_chunks(
     log_weights: Callable[[Tensor, int], Tensor], x: Tensor, n_samples: int, chunk: int
 ) -> Tensor:
     """log of the mean weight of each example, with at most `chunk` (sample, example) pairs at once."""
-    _check_n_samples(n_samples)
-    if x.ndim != 2 or len(x) == 0:
-        raise ValueError(f"x must have shape (N, D) with N ≥ 1, got {tuple(x.shape)}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 pair, got {chunk}")
+    check_whole("n_samples", n_samples, 1)
+    check_whole("chunk", chunk, 1)
+    if x.ndim != 2 or len(x) == 0 or not x.is_floating_point():
+        raise ValueError(f"x must hold floats in the shape (N, D), N ≥ 1, got {x.dtype} of {tuple(x.shape)}")
     # One result tensor, filled piece by piece: thousands of small ones, kept while large temporaries come and
     # go between them, would fragment the heap into gigabytes.
     log_likelihood = x.new_empty(len(x))
@@ -226,7 +236,7 @@ def _log_mean_in_chunks(
 
 def _draw(posterior: Distribution, n_samples: int) -> Tensor:
     r"""K samples that carry gradients to the posterior's parameters, shape (K, \*batch, \\*event)."""
-    _check_n_samples(n_samples)
+    check_whole("n_samples", n_samples, 1)
     if posterior.has_rsample:
         return posterior.rsample((n_samples,))
     if torch.is_grad_enabled():
@@ -236,8 +246,3 @@ def _draw(posterior: Distribution, n_samples: int) -> Tensor:
             "estimator."
         )
     return posterior.sample((n_samples,))
-
-
-def _check_n_samples(n_samples: int) -> None:
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}")

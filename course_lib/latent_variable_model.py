@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from course_lib.checks import check_n_latents
+from course_lib.checks import check_examples, check_n_latents, check_whole
 from course_lib.linear_gaussian import LinearGaussian
 
 __all__ = ["PPCA", "FactorAnalysis", "LatentVariableModel"]
@@ -96,18 +96,21 @@ class PPCA(LinearGaussian, LatentVariableModel):
         r"""The maximum-likelihood PPCA, in closed form.
 
         With eigenvalues :math:`\lambda_1 \ge \dots \ge \lambda_D` of the sample covariance (divided by N),
-        σ² is the mean of the D − L smallest and :math:`W = U_L (\Lambda_L - \sigma^2 I)^{1/2}`.
+        σ² is the mean of the D − L smallest and :math:`W = U_L (E - \sigma^2 I)^{1/2}`, where :math:`E` is
+        diagonal with the L largest and the columns of :math:`U_L` are their eigenvectors.
 
         Args:
             x: shape (N, D).
             n_latents: L, with 1 ≤ L < D.
 
         Raises:
-            ValueError: n_latents or N is too small or too large, or the examples vary in no more than L
-                directions: then σ² is 0, and the likelihood has no maximum.
+            ValueError: x is no matrix of finite floats; n_latents or N is too small or too large, or the
+                examples vary in no more than L directions: then σ² is 0, and the likelihood has no maximum.
         """
+        check_examples(x)
         n, n_pixels = x.shape
         check_n_latents(n_latents, n_pixels)
+        check_whole("n_latents", n_latents, 1)
         if n < 2:
             raise ValueError(f"PPCA.fit needs at least 2 examples, got {n}")
         centred = x - x.mean(0)

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
 
-from course_lib.checks import check_examples, check_floor, check_last_axis, check_n_latents
+from course_lib.checks import (
+    check_examples,
+    check_floor,
+    check_last_axis,
+    check_n_latents,
+    check_whole,
+)
 from course_lib.distributions import diagonal_normal
 
 __all__ = ["LinearExpectations", "LinearGaussian"]
@@ -29,11 +35,11 @@ class LinearGaussian(nn.Module):
     .. math::
         z \sim \mathcal N(0, I), \qquad x \mid z \sim \mathcal N(W z + b, \Psi), \qquad \Psi \text{ diagonal,}
 
-    so that, with :math:`M = I + W^\top \Psi^{-1} W`, an L×L matrix,
+    so that, with :math:`\Lambda = I + W^\top \Psi^{-1} W`, an L×L matrix,
 
     .. math::
         x \sim \mathcal N(b,\; W W^\top + \Psi), \qquad
-        z \mid x \sim \mathcal N\bigl(M^{-1} W^\top \Psi^{-1} (x - b),\; M^{-1}\bigr).
+        z \mid x \sim \mathcal N\bigl(\Lambda^{-1} W^\top \Psi^{-1} (x - b),\; \Lambda^{-1}\bigr).
 
     `initialise`, `e_step` and `m_step` are what `course_lib.em.fit_em` asks for.
 
@@ -53,6 +59,8 @@ class LinearGaussian(nn.Module):
                 f"weight must have shape (D, L) and bias (D,); got {tuple(weight.shape)} and "
                 f"{tuple(bias.shape)}"
             )
+        if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+            raise ValueError("weight and bias must be finite; they hold NaN or infinite values")
         noise_std = torch.as_tensor(noise_std, dtype=weight.dtype, device=weight.device)
         if not (noise_std > 0).all():
             raise ValueError(f"noise_std must be > 0, got {float(noise_std.min())}")
@@ -80,6 +88,7 @@ class LinearGaussian(nn.Module):
         """
         check_examples(x)
         check_n_latents(n_latents, x.shape[1])
+        check_whole("n_latents", n_latents, 1)
         weight = x.new_zeros(x.shape[1], n_latents)
         model = cls(weight, weight[:, 0], 1.0, variance_floor)
         model.initialise(x, generator)
@@ -110,7 +119,7 @@ class LinearGaussian(nn.Module):
         return diagonal_normal(z @ self.weight.T + self.bias, self.noise_std)
 
     def posterior(self, x: Tensor) -> MultivariateNormal:
-        """The exact p(z | x): N(M⁻¹ Wᵀ Ψ⁻¹ (x − b), M⁻¹), event (L,).
+        """The exact p(z | x): N(Λ⁻¹ Wᵀ Ψ⁻¹ (x − b), Λ⁻¹), event (L,).
 
         Raises:
             ValueError: x has another number of pixels than the model.
@@ -154,6 +163,8 @@ class LinearGaussian(nn.Module):
     @torch.no_grad()
     def e_step(self, x: Tensor) -> LinearExpectations:
         """The posterior of every example, x of shape (N, D)."""
+        if x.ndim != 2:
+            raise ValueError(f"x must have shape (N, D), got {tuple(x.shape)}")
         posterior = self.posterior(x)
         return LinearExpectations(self.log_likelihood(x), posterior.mean, posterior.covariance_matrix[0])
 

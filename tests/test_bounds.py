@@ -396,7 +396,7 @@ def test_objectives_train_inside_distributed_data_parallel(tmp_path):
 # Bad input.
 
 
-@pytest.mark.parametrize("n_samples", [0, -3])
+@pytest.mark.parametrize("n_samples", [0, -3, 1e3])
 @pytest.mark.parametrize(
     "call",
     [
@@ -410,19 +410,27 @@ def test_objectives_train_inside_distributed_data_parallel(tmp_path):
     ],
 )
 def test_no_samples_are_refused(call, n_samples):
-    with pytest.raises(ValueError, match=f"n_samples must be at least 1, got {n_samples}"):
+    with pytest.raises(ValueError, match=f"n_samples must be a whole number of at least 1, got {n_samples}"):
         call(random_ppca(), torch.randn(3, 5), n_samples)
 
 
 @pytest.mark.parametrize(
     ("shape", "chunk", "message"),
     [
-        ((5,), 10, r"x must have shape \(N, D\) with N ≥ 1, got \(5,\)"),
-        ((0, 5), 10, r"x must have shape \(N, D\) with N ≥ 1, got \(0, 5\)"),
-        ((3, 5), 0, "chunk must be at least 1 pair, got 0"),
+        ((5,), 10, r"x must hold floats in the shape \(N, D\), N ≥ 1, got torch.float64 of \(5,\)"),
+        ((0, 5), 10, r"x must hold floats in the shape \(N, D\), N ≥ 1, got torch.float64 of \(0, 5\)"),
+        ((3, 5), 0, "chunk must be a whole number of at least 1, got 0"),
+        ((3, 5), 10.0, "chunk must be a whole number of at least 1, got 10.0"),
+        ((3, 1), 10, r"x has shape \(\d, 1\); its last axis must have this model's n_pixels=5"),
     ],
 )
 @pytest.mark.parametrize("estimate", [estimate_log_likelihood, naive_log_likelihood])
 def test_estimates_refuse_what_they_cannot_split(estimate, shape, chunk, message):
     with pytest.raises(ValueError, match=message):
         estimate(random_ppca(), torch.randn(shape), 4, chunk)
+
+
+@pytest.mark.parametrize("estimate", [estimate_log_likelihood, naive_log_likelihood])
+def test_estimates_refuse_grey_levels(estimate):
+    with pytest.raises(ValueError, match=r"x must hold floats .* got torch.uint8 of \(3, 5\)"):
+        estimate(random_ppca(), torch.zeros(3, 5, dtype=torch.uint8), 4)

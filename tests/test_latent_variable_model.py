@@ -143,6 +143,13 @@ def test_an_incomplete_model_names_the_missing_method():
         (lambda: PPCA.fit(torch.randn(9, 4), 0), "n_latents must be between 1 and 3, got 0"),
         (lambda: PPCA.fit(torch.randn(9, 4), 4), "n_latents must be between 1 and 3, got 4"),
         (lambda: PPCA.fit(torch.randn(1, 4), 2), "at least 2 examples, got 1"),
+        (lambda: PPCA.fit(torch.randn(9, 4), 2.0), "n_latents must be a whole number of at least 1, got 2.0"),
+        (lambda: PPCA.fit(torch.randn(9), 2), r"shape \(N, D\), N ≥ 1, got torch.float64 of \(9,\)"),
+        (lambda: PPCA.fit(torch.ones(9, 4, dtype=torch.int64), 2), "x must hold floats .* got torch.int64"),
+        (lambda: PPCA.fit(torch.randn(9, 4).log(), 2), r"NaN or infinite values in \d of its 9 rows"),
+        (lambda: PPCA(torch.full((4, 2), torch.nan), torch.ones(4), 1.0), "weight and bias must be finite"),
+        (lambda: PPCA(torch.ones(4, 2), torch.full((4,), torch.inf), 1.0), "weight and bias must be finite"),
+        (lambda: random_ppca().e_step(torch.ones(5)), r"x must have shape \(N, D\), got \(5,\)"),
     ],
 )
 def test_a_ppca_that_cannot_exist_is_refused(build, message):

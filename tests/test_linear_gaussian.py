@@ -133,6 +133,8 @@ def test_a_start_takes_mean_and_half_the_variance_as_noise(kind, data):
 def test_bad_data_for_a_start_are_refused(kind, data):
     with pytest.raises(ValueError, match="n_latents must be between 1 and 4, got 5"):
         kind.start(data, 5)
+    with pytest.raises(ValueError, match=r"n_latents must be a whole number of at least 1, got 2\.0"):
+        kind.start(data, 2.0)
     data[7, 2] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinite values in 1 of its 120 rows, first in row 7"):
         kind.start(data, 2)

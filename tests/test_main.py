@@ -205,8 +205,8 @@ def test_an_existing_run_is_neither_overwritten_nor_shortened(out, capsys):
     ("options", "message"),
     [
         (["--resume"], "no checkpoint at {out}/checkpoint.pt; start the run without --resume"),
-        (["--n-samples", 0], "n_samples must be at least 1, got 0"),
-        (["--objective", "iwae", "--n-samples", 0], "n_samples must be at least 1, got 0"),
+        (["--n-samples", 0], "n_samples must be a whole number of at least 1, got 0"),
+        (["--objective", "iwae", "--n-samples", 0], "n_samples must be a whole number of at least 1, got 0"),
         (["--steps", 0], "--steps must be at least 1, got 0"),
         (["--checkpoint-every", 0], "--checkpoint-every must be at least 1, got 0"),
         (["--n-latents", 0], "--n-latents must be at least 1, got 0"),
