@@ -89,10 +89,10 @@ def fit_em(
         \theta \leftarrow \arg\max_\theta \sum_n \mathrm E_{q_n} \log p_\theta(x_n, z)
 
     The E-step makes the bound touch log p(x) and the M-step raises it, so no iteration lowers the
-    likelihood; this is asserted in every one, up to a rounding of √eps (1 + \|ℓ\|) nats (at ℓ = 60 that is 1e-6
-    in float64, but 0.02 in float32: test a model of your own in float64). A floor under the variances may
-    make an M-step inexact: then it says how much of a fall that explains (`GaussianMixture.m_step`), and no
-    more than that is accepted.
+    likelihood; this is asserted in every one, up to a rounding of √eps (1 + \|ℓ\|) nats (at ℓ = 60 that is
+    1e-6 in float64, but 0.02 in float32: test a model of your own in float64). A floor under the variances
+    may make an M-step inexact: then it says how much of a fall that explains (`GaussianMixture.m_step`), and
+    no more than that is accepted.
 
     Args:
         model: has the methods of `EMModel`; changed in place.
