@@ -1,6 +1,9 @@
 """The Sphinx extensions: outputs only from executed notebooks, numbers from the file names."""
 
+import gc
 import re
+import weakref
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -45,6 +48,12 @@ EQUATION = "# {0}\n\n$$x$$ (first-{0})\n\n## Section\n\n$$x$$ (second-{0})\n\nSe
 def build(tmp_path, monkeypatch):
     """Build a small book in tmp_path; returns the HTML of a page."""
     monkeypatch.chdir(tmp_path)
+    # sphinx_external_toc looks at every object of the process, and stumbles over proxies of dead ones that
+    # other tests have left; a build of its own has none.
+    alive = SimpleNamespace(
+        get_objects=lambda: [o for o in gc.get_objects() if type(o) not in weakref.ProxyTypes]
+    )
+    monkeypatch.setattr("sphinx_external_toc.collectors.gc", alive)
 
     def run(page, **pages):
         for name, text in pages.items():
