@@ -15,13 +15,12 @@ a fit does once, such as looking at the data, cancels.
 """
 
 import argparse
-import statistics
 import warnings
 from collections.abc import Callable
 
 import sklearn
 import torch
-from record import interleaved_seconds, machine, write
+from record import interleaved_seconds, report_speed
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Oracle
 from threadpoolctl import threadpool_limits
@@ -112,27 +111,12 @@ def main() -> None:
     difference = model.log_likelihood(x).mean().item() - oracle.score(x.numpy())  # after the last fits
     if abs(difference) > 1e-6:
         raise SystemExit(f"the two did not do the same: their mean log-likelihoods differ by {difference}")
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    protocol = f"one iteration of EM: {N:,} points, {D} dimensions, {C} full covariances, float64"
-    print(f"{protocol}, {options.threads} threads")
-    for name, median in medians.items():
-        print(
-            f"{name:13s} {median:6.3f} s   {median / medians['products']:5.2f} × the products   "
-            f"{medians['scikit-learn'] / median:5.2f} × faster than scikit-learn"
-        )
-    path = write(
-        f"speed_em_{device.type}",
-        {
-            "kind": "speed",
-            "protocol": f"{protocol}; a fit of {many} iterations less one of {few}, divided by {ITERATIONS}, "
-            f"from one start to one end; scikit-learn {sklearn.__version__}; medians of "
-            f"{options.repeats} interleaved repeats in one process",
-            "seconds": medians,
-            "repeats": times,
-            "machine": machine(device),
-        },
+    work = f"one iteration of EM: {N:,} points, {D} dimensions, {C} full covariances, float64"
+    details = (
+        f"; a fit of {many} iterations less one of {few}, divided by {ITERATIONS}, from one start to "
+        f"one end; scikit-learn {sklearn.__version__}"
     )
-    print(f"written to {path}")
+    report_speed("em", times, device, "scikit-learn", work, details)
 
 
 if __name__ == "__main__":

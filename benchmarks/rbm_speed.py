@@ -14,12 +14,11 @@ batches of 100 and plain gradient steps.
 """
 
 import argparse
-import statistics
 from collections.abc import Callable
 
 import sklearn
 import torch
-from record import interleaved_seconds, machine, write
+from record import interleaved_seconds, report_speed
 from sklearn.neural_network import BernoulliRBM
 from threadpoolctl import threadpool_limits
 
@@ -91,27 +90,13 @@ def main() -> None:
         "scikit-learn": scikit_learn(bits, options.threads),
     }
     times = interleaved_seconds(runs, device, options.repeats)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    protocol = f"one CD-1 pass over MNIST: {steps} steps of {BATCH}, {HIDDEN} hidden units"
-    print(f"{protocol}, {options.threads} threads, {device}")
-    for name, median in medians.items():
-        print(
-            f"{name:13s} {median:6.2f} s   {median / medians['products']:5.2f} × the products   "
-            f"{medians['scikit-learn'] / median:5.2f} × faster than scikit-learn"
-        )
-    path = write(
-        f"speed_rbm_{device.type}",
-        {
-            "kind": "speed",
-            "protocol": f"{protocol}, plain gradient steps; the same bits in float32 for all but binarised; "
-            f"scikit-learn {sklearn.__version__} keeps its chains from batch to batch, which costs it "
-            f"the same products; medians of {options.repeats} interleaved repeats in one process",
-            "seconds": medians,
-            "repeats": times,
-            "machine": machine(device),
-        },
+    work = f"one CD-1 pass over MNIST: {steps} steps of {BATCH}, {HIDDEN} hidden units"
+    details = (
+        ", plain gradient steps; the same bits in float32 for all but binarised; "
+        f"scikit-learn {sklearn.__version__} keeps its chains from batch to batch, which costs it the same "
+        "products"
     )
-    print(f"written to {path}")
+    report_speed("rbm", times, device, "scikit-learn", work, details)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import resource
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,36 @@ def interleaved_seconds(
     """Wall-clock times of every run, by turns, after one round that warms the caches up."""
     rounds = [{name: seconds(run, device) for name, run in runs.items()} for _ in range(repeats + 1)]
     return {name: [times[name] for times in rounds[1:]] for name in runs}
+
+
+def report_speed(
+    name: str, times: dict[str, list[float]], device: torch.device, peer: str, work: str, details: str
+) -> None:
+    """Print the medians beside the products and a peer, and write `results/speed_<name>_<device>.json`.
+
+    Args:
+        name: of the result.
+        times: of every run, one of them called products and one by the name of the peer.
+        device: where they ran.
+        peer: the run that the others are compared with.
+        work: what was timed, for the screen and the protocol.
+        details: what else the protocol says.
+    """
+    medians = {run: statistics.median(values) for run, values in times.items()}
+    print(f"{work}, {torch.get_num_threads()} threads, {device}")
+    for run, median in medians.items():
+        print(
+            f"{run:13s} {median:7.3f} s   {median / medians['products']:5.2f} × the products   "
+            f"{medians[peer] / median:5.2f} × faster than {peer}"
+        )
+    content = {
+        "kind": "speed",
+        "protocol": f"{work}{details}; medians of {len(times[peer])} interleaved repeats in one process",
+        "seconds": medians,
+        "repeats": times,
+        "machine": machine(device),
+    }
+    print(f"written to {write(f'speed_{name}_{device.type}', content)}")
 
 
 def write(name: str, content: dict[str, Any]) -> Path:

@@ -12,11 +12,10 @@ All in one process, interleaved, medians over the repeats:
 """
 
 import argparse
-import statistics
 from collections.abc import Callable
 
 import torch
-from record import interleaved_seconds, machine, write
+from record import interleaved_seconds, report_speed
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -99,26 +98,8 @@ def main() -> None:
         "idiom": idiom(device, steps),
     }
     times = interleaved_seconds(runs, device, options.repeats)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    print(
-        f"one pass over MNIST, {steps} steps of {BATCH}, 784-400-50 VAE, {options.threads} threads, {device}"
-    )
-    for name, median in medians.items():
-        print(
-            f"{name:12s} {median:6.2f} s   {median / medians['products']:5.2f} × the products   "
-            f"{medians['idiom'] / median:5.2f} × faster than the idiom"
-        )
-    path = write(
-        f"speed_vae_{device.type}",
-        {
-            "kind": "speed",
-            "protocol": f"one pass over MNIST: {steps} steps of {BATCH}, 784-400-50 softplus VAE; medians of "
-            f"{options.repeats} interleaved repeats in one process",
-            "seconds": medians,
-            "machine": machine(device),
-        },
-    )
-    print(f"written to {path}")
+    work = f"one pass over MNIST: {steps} steps of {BATCH}, 784-400-50 softplus VAE"
+    report_speed("vae", times, device, "idiom", work, "")
 
 
 if __name__ == "__main__":
