@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from course_lib.checks import check_last_axis
 from course_lib.networks import mlp
 
 __all__ = ["Autoencoder", "ReconstructionError", "squared_error"]
@@ -74,11 +75,7 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: x has another number of pixels than the autoencoder, or another type.
         """
-        if x.ndim == 0 or x.shape[-1] != self.n_pixels:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; its last axis must have this autoencoder's "
-                f"n_pixels={self.n_pixels}. Flatten images with x.flatten(1)."
-            )
+        check_last_axis("x", x, "n_pixels", self.n_pixels, "Flatten images with x.flatten(1).")
         self._check_type("x", x)
         return self.encoder(x)
 
@@ -88,11 +85,7 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: z has another number of entries than this autoencoder's codes, or another type.
         """
-        if z.ndim == 0 or z.shape[-1] != self.n_latents:
-            raise ValueError(
-                f"z has shape {tuple(z.shape)}; its last axis must have this autoencoder's "
-                f"n_latents={self.n_latents}"
-            )
+        check_last_axis("z", z, "n_latents", self.n_latents)
         self._check_type("z", z)
         return self.decoder(z)
 

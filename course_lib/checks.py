@@ -33,11 +33,12 @@ def check_floor(variance_floor: float) -> None:
         raise ValueError(f"variance_floor must be > 0 and finite, got {variance_floor}")
 
 
-def check_last_axis(name: str, tensor: Tensor, size_name: str, size: int) -> None:
+def check_last_axis(name: str, tensor: Tensor, size_name: str, size: int, cure: str = "") -> None:
     """Refuse a last axis of another size, which broadcasting would stretch without complaint if it is 1."""
     if tensor.ndim == 0 or tensor.shape[-1] != size:
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; its last axis must have this model's {size_name}={size}"
+            + (cure and f". {cure}")
         )
 
 
@@ -45,6 +46,7 @@ def check_n_latents(n_latents: int, n_pixels: int) -> None:
     """Refuse as many linear latents as pixels, or none."""
     if not 1 <= n_latents < n_pixels:
         raise ValueError(f"n_latents must be between 1 and {n_pixels - 1}, got {n_latents}")
+    check_whole("n_latents", n_latents, 1)
 
 
 def check_stretches(name: str, shape: torch.Size, target: torch.Size) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from course_lib.checks import check_examples, check_n_latents, check_whole
+from course_lib.checks import check_examples, check_n_latents
 from course_lib.linear_gaussian import LinearGaussian
 
 __all__ = ["PPCA", "FactorAnalysis", "LatentVariableModel"]
@@ -110,7 +110,6 @@ class PPCA(LinearGaussian, LatentVariableModel):
         check_examples(x)
         n, n_pixels = x.shape
         check_n_latents(n_latents, n_pixels)
-        check_whole("n_latents", n_latents, 1)
         if n < 2:
             raise ValueError(f"PPCA.fit needs at least 2 examples, got {n}")
         centred = x - x.mean(0)
