@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TRANSFORMS", "Batches", "check_transform", "describe_differences", "sub_seed"]
+__all__ = ["TRANSFORMS", "Batches", "ZippedBatches", "check_transform", "describe_differences", "sub_seed"]
 
-STREAMS = {"batches": 1, "evaluation": 2}
+STREAMS = {"batches": 1, "evaluation": 2, "labelled": 3}
 
 
 def sub_seed(seed: int, stream: str) -> int:
@@ -154,6 +154,43 @@ class Batches:
         self.check_state_dict(state)
         self.order, self.position = state["order"].to(self.order.device), state["position"]
         self.generator.set_state(state["generator"].cpu())
+
+
+class ZippedBatches:
+    """Several streams side by side: each step yields one batch of every stream, as a tuple.
+
+    The streams turn at their own pace: 100 labelled images come round every step, 60,000 without labels every
+    600 steps. Give them different seeds, or their noise is the same.
+
+    Args:
+        streams: two or more `Batches`.
+    """
+
+    def __init__(self, *streams: Batches) -> None:
+        self.streams = streams
+
+    def __iter__(self) -> "ZippedBatches":
+        return self
+
+    def __next__(self) -> tuple[Any, ...]:
+        return tuple(next(stream) for stream in self.streams)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every stream."""
+        return {"streams": [stream.state_dict() for stream in self.streams]}
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse the state of other streams; change nothing."""
+        if len(state.get("streams", ())) != len(self.streams):
+            raise ValueError(f"the saved batches are not those of {len(self.streams)} streams")
+        for stream, saved in zip(self.streams, state["streams"], strict=True):
+            stream.check_state_dict(saved)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the streams that gave `state` had stopped."""
+        self.check_state_dict(state)
+        for stream, saved in zip(self.streams, state["streams"], strict=True):
+            stream.load_state_dict(saved)
 
 
 def describe_differences(saved: dict[str, Any], present: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 __all__ = [
     "check_examples",
     "check_floor",
+    "check_labels",
     "check_last_axis",
     "check_n_latents",
     "check_stretches",
@@ -31,6 +32,23 @@ def check_floor(variance_floor: float) -> None:
     """Refuse a floor that is none."""
     if not 0 < variance_floor < math.inf:
         raise ValueError(f"variance_floor must be > 0 and finite, got {variance_floor}")
+
+
+def check_labels(name: str, labels: Tensor, n_classes: int) -> None:
+    """Refuse labels that are no whole numbers 0 … n_classes − 1.
+
+    To look at the values makes the host wait for an accelerator: there they are looked at only where no
+    gradients are recorded, and never inside `torch.compile`.
+    """
+    if labels.dtype not in (torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8):
+        raise ValueError(f"{name} must hold whole numbers, got {labels.dtype}; convert with .long()")
+    looked_at = labels.device.type == "cpu" or not torch.is_grad_enabled()
+    if labels.numel() and looked_at and not torch.compiler.is_compiling():
+        smallest, largest = (int(extreme) for extreme in labels.aminmax())
+        if smallest < 0 or largest >= n_classes:
+            raise ValueError(
+                f"{name} must be labels 0 … {n_classes - 1}, got values from {smallest} to {largest}"
+            )
 
 
 def check_last_axis(name: str, tensor: Tensor, size_name: str, size: int, cure: str = "") -> None:

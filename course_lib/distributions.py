@@ -8,13 +8,15 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 __all__ = [
+    "DiagonalNormalMixture",
     "all_states",
     "base_distribution",
     "bernoulli_vector",
     "diagonal_normal",
+    "diagonal_normal_mixture",
     "kl_between_diagonal_normals",
     "kl_between_normals",
     "kl_to_standard_normal",
@@ -53,6 +55,56 @@ def bernoulli_vector(logits: Tensor) -> Independent:
         a distribution of batch shape (\*batch,) and event shape (D,).
     """
     return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+
+
+class DiagonalNormalMixture(MixtureSameFamily):
+    r"""A mixture of Gaussian vectors with diagonal covariances, whose log-density costs one matrix product.
+
+    .. math::
+        \log \sum_c \pi_c \mathcal N(z; m_c, \operatorname{diag} s_c^2), \qquad
+        \sum_l \frac{(z_l - m_{cl})^2}{s_{cl}^2}
+        = \begin{pmatrix} z^2 & z \end{pmatrix}
+          \begin{pmatrix} s_c^{-2} \\ -2\, m_c / s_c^2 \end{pmatrix} + \sum_l \frac{m_{cl}^2}{s_{cl}^2}
+
+    The parent class would form every z − m_c, C · L numbers for each z. The expanded square cancels where a
+    component is much narrower than its distance from 0: the error is about ε · max (z² + m²) / s², with ε the
+    precision of the type.
+
+    Make one with `diagonal_normal_mixture`.
+    """
+
+    def component_log_prob(self, value: Tensor) -> Tensor:
+        r"""log π_c + log N(z; m_c, diag s_c²): value of shape (\*batch, L), result (\*batch, C)."""
+        normal = base_distribution(self.component_distribution)
+        mean, std = normal.mean, normal.stddev
+        precision = std.square().reciprocal()
+        products = (
+            torch.cat([value.square(), value], -1) @ torch.cat([precision, -2 * mean * precision], -1).T
+        )
+        distance = products + (mean.square() * precision).sum(-1)
+        log_scale = (std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+        return self.mixture_distribution.logits - log_scale - 0.5 * distance
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""log of the density: value of shape (\*batch, L), result (\*batch,)."""
+        return self.component_log_prob(value).logsumexp(-1)
+
+
+def diagonal_normal_mixture(logits: Tensor, mean: Tensor, std: Tensor) -> DiagonalNormalMixture:
+    r"""The mixture :math:`\sum_c \pi_c\, \mathcal N(m_c, \operatorname{diag} s_c^2)`.
+
+    Args:
+        logits: log π up to a constant, shape (C,).
+        mean: m, shape (C, L).
+        std: the standard deviations s, shape (C, L); > 0.
+
+    Returns:
+        a distribution of batch shape () and event shape (L,).
+    """
+    components = diagonal_normal(mean, std)
+    return DiagonalNormalMixture(
+        Categorical(logits=logits, validate_args=False), components, validate_args=False
+    )
 
 
 @torch.no_grad()

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
 from course_lib.distributions import bernoulli_vector, diagonal_normal
 
-__all__ = ["BernoulliNetwork", "NormalNetwork", "mlp"]
+__all__ = ["BernoulliNetwork", "LabelledNetwork", "NormalNetwork", "StandardNormal", "mlp"]
 
 
 def mlp(n_inputs: int, hidden: Sequence[int], activation: type[nn.Module] = nn.ELU) -> nn.Sequential:
@@ -39,6 +40,39 @@ class BernoulliNetwork(nn.Module):
     def forward(self, inputs: Tensor) -> Independent:
         r"""Input of shape (\*batch, n_inputs); a distribution of batch (\*batch,), event (n_outputs,)."""
         return bernoulli_vector(self.logits(self.trunk(inputs)))
+
+
+class LabelledNetwork(nn.Module):
+    r"""(h, y) ↦ network(activation(A h + B_y)), in which a label shifts the first hidden layer.
+
+    That is a layer on h and the one-hot vector of y, one beside the other, whose matrix is split in two. The
+    product A h is computed once for each h, however many labels it meets: with h of shape (B, n_inputs) and
+    labels of shape (C, 1) the hidden layer has shape (C, B, width).
+
+    Args:
+        n_inputs: size of the last axis of h.
+        n_classes: number of labels.
+        width: of the first hidden layer.
+        network: what follows it, from \*batch × width to a distribution.
+        activation: module class applied after the first layer.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_classes: int,
+        width: int,
+        network: nn.Module,
+        activation: type[nn.Module] = nn.ELU,
+    ) -> None:
+        super().__init__()
+        self.inputs, self.labels = nn.Linear(n_inputs, width), nn.Embedding(n_classes, width)
+        nn.init.uniform_(self.labels.weight, -(n_inputs**-0.5), n_inputs**-0.5)  # as nn.Linear begins
+        self.activation, self.network = activation(), network
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> Distribution:
+        r"""Inputs of shape (\*batch, n_inputs), labels that broadcast with (\*batch,); a distribution."""
+        return self.network(self.activation(self.inputs(inputs) + self.labels(labels)))
 
 
 class NormalNetwork(nn.Module):
@@ -76,3 +110,23 @@ class NormalNetwork(nn.Module):
         r"""Input of shape (\*batch, n_inputs); a distribution of batch (\*batch,), event (n_outputs,)."""
         features = self.trunk(inputs)
         return diagonal_normal(self.mean(features), self.min_std + self.log_std(features).exp())
+
+
+class StandardNormal(nn.Module):
+    r"""The prior :math:`\mathcal N(0, I)`: a network without input or parameters.
+
+    Args:
+        n_latents: dimension L of the Gaussian.
+    """
+
+    def __init__(self, n_latents: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_latents))
+        self.register_buffer("std", torch.ones(n_latents))
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self) -> Independent:
+        """N(0, I), event (n_latents,)."""
+        return diagonal_normal(self.mean, self.std)

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
-from course_lib.distributions import diagonal_normal
 from course_lib.latent_variable_model import LatentVariableModel
-from course_lib.networks import BernoulliNetwork, NormalNetwork
+from course_lib.networks import BernoulliNetwork, NormalNetwork, StandardNormal
 
 __all__ = ["VAE", "BernoulliVAE", "GaussianVAE"]
 
@@ -25,24 +24,28 @@ class VAE(LatentVariableModel):
         decoder: network from z, shape (\*batch, L), to a distribution over x.
         n_pixels: the number D of pixels.
         n_latents: the number L of latents.
+        prior: network without input that gives a distribution over z, event (L,), in place of N(0, I).
 
     Source:
         Kingma and Welling (2014); Rezende, Mohamed and Wierstra (2014).
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, n_pixels: int, n_latents: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        n_pixels: int,
+        n_latents: int,
+        prior: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
+        self.prior_network = StandardNormal(n_latents) if prior is None else prior
         self.n_pixels, self.n_latents = n_pixels, n_latents
-        self.register_buffer("prior_mean", torch.zeros(n_latents))
-        self.register_buffer("prior_std", torch.ones(n_latents))
 
-    prior_mean: Tensor
-    prior_std: Tensor
-
-    def prior(self) -> Independent:
-        """N(0, I), event (L,)."""
-        return diagonal_normal(self.prior_mean, self.prior_std)
+    def prior(self) -> Distribution:
+        """p(z), event (L,): N(0, I) unless another was given."""
+        return self.prior_network()
 
     def likelihood(self, z: Tensor) -> Independent:
         """The decoder's distribution over x, event (D,)."""
@@ -82,6 +85,7 @@ class BernoulliVAE(VAE):
         n_latents: the number L of latents.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         activation: module class applied after each hidden layer.
+        prior: as for `VAE`.
     """
 
     def __init__(
@@ -90,12 +94,14 @@ class BernoulliVAE(VAE):
         n_latents: int = 10,
         hidden: Sequence[int] = (300, 300),
         activation: type[nn.Module] = nn.ELU,
+        prior: nn.Module | None = None,
     ) -> None:
         super().__init__(
             NormalNetwork(n_pixels, hidden, n_latents, activation),
             BernoulliNetwork(n_latents, tuple(reversed(hidden)), n_pixels, activation),
             n_pixels,
             n_latents,
+            prior,
         )
         self.training_batch_checked = False
 

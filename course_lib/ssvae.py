@@ -1,0 +1,297 @@
+r"""The semi-supervised VAE (M2): a latent-variable model for every label, and the bound that sums labels out.
+
+Images are x, of shape (\*batch, D), labels y whole numbers 0 … C − 1. Wherever all labels are tried at once,
+the label axis comes **before** the batch axis: (C, B), as the sample axis does.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent
+from torch.nn import functional as F
+
+from course_lib.bounds import elbo, iwae_bound
+from course_lib.checks import check_labels, check_last_axis, check_whole
+from course_lib.latent_variable_model import LatentVariableModel
+from course_lib.networks import BernoulliNetwork, LabelledNetwork, NormalNetwork, StandardNormal, mlp
+
+__all__ = [
+    "SSVAE",
+    "BernoulliSSVAE",
+    "GaussianSSVAE",
+    "GivenLabel",
+    "SemiSupervisedObjective",
+    "unlabelled_bound",
+]
+
+
+class SSVAE(nn.Module):
+    r"""Kingma et al.'s model M2, in which an image owes to a label y and to a latent z.
+
+    .. math::
+        p(y) = \tfrac1C, \quad p(z) = \mathcal N(0, I), \quad p_\theta(x \mid y, z); \qquad
+        q_\phi(y, z \mid x) = q_\phi(y \mid x)\, q_\phi(z \mid x, y)
+
+    With y given it is an ordinary latent-variable model, `given(y)`, and all of `course_lib.bounds` applies.
+
+    Args:
+        classifier: network from x, shape (\*batch, D), to the C logits of q(y | x).
+        encoder: network from x and y to a distribution over z.
+        decoder: network from z and y to a distribution over x.
+        n_inputs: the number D of pixels or features.
+        n_classes: the number C of labels.
+        n_latents: the number L of latents.
+
+    Source:
+        Kingma, Rezende, Mohamed and Welling (2014).
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        n_inputs: int,
+        n_classes: int,
+        n_latents: int,
+    ) -> None:
+        super().__init__()
+        check_whole("n_classes", n_classes, 2)
+        check_whole("n_latents", n_latents, 1)
+        self.classifier, self.encoder, self.decoder = classifier, encoder, decoder
+        self.prior_network = StandardNormal(n_latents)
+        self.n_inputs, self.n_classes, self.n_latents = n_inputs, n_classes, n_latents
+        self.register_buffer("label_logits", torch.zeros(n_classes))
+        self.register_buffer("labels", torch.arange(n_classes), persistent=False)
+
+    label_logits: Tensor
+    labels: Tensor
+
+    def label_prior(self) -> Categorical:
+        """p(y): every label equally probable, event ()."""
+        return Categorical(logits=self.label_logits, validate_args=False)
+
+    def label_posterior(self, x: Tensor) -> Categorical:
+        r"""q(y | x), the classifier: x of shape (\*batch, D); batch shape (\*batch,)."""
+        check_last_axis("x", x, "n_inputs", self.n_inputs)
+        return Categorical(logits=self.classifier(x), validate_args=False)
+
+    def prior(self) -> Independent:
+        """p(z) = N(0, I), event (L,)."""
+        return self.prior_network()
+
+    def likelihood(self, y: Tensor, z: Tensor) -> Distribution:
+        r"""p(x | y, z): y whole numbers, z of shape (\*batch, L); batch shape as y and \*batch broadcast."""
+        return self.decoder(z, y)
+
+    def posterior(self, x: Tensor, y: Tensor) -> Distribution:
+        r"""q(z | x, y): x of shape (\*batch, D); batch shape as y and \*batch broadcast, event (L,)."""
+        check_last_axis("x", x, "n_inputs", self.n_inputs)
+        return self.encoder(x, y)
+
+    def given(self, y: Tensor) -> "GivenLabel":
+        r"""The latent-variable model p(x, z | y) of some labels.
+
+        Args:
+            y: whole numbers 0 … C − 1, in a shape that broadcasts with the batch of x: (B,) for a label an
+                image, (C, 1) for every label with every image, () for one label.
+        """
+        return GivenLabel(self, y)
+
+    def given_every_label(self) -> "GivenLabel":
+        """`given` for all labels at once, on an axis of their own before the batch: y has shape (C, 1)."""
+        return GivenLabel(self, self.labels.unsqueeze(-1))
+
+
+class GivenLabel(LatentVariableModel):
+    """One view of an `SSVAE`: the latent-variable model that is left when the label is known.
+
+    Args:
+        model: the model with all its labels.
+        y: the labels, as in `SSVAE.given`.
+
+    Raises:
+        ValueError: labels that are no whole numbers, or outside 0 … C − 1. To look at their values makes
+            the host wait for an accelerator, so there they are looked at under `torch.no_grad()` only.
+    """
+
+    def __init__(self, model: SSVAE, y: Tensor) -> None:
+        super().__init__()
+        check_labels("y", y, model.n_classes)
+        self.model, self.y = model, y
+
+    def prior(self) -> Independent:
+        """p(z), event (L,)."""
+        return self.model.prior()
+
+    def likelihood(self, z: Tensor) -> Distribution:
+        """p(x | y, z), event (D,)."""
+        return self.model.likelihood(self.y, z)
+
+    def posterior(self, x: Tensor) -> Distribution:
+        """q(z | x, y), event (L,)."""
+        return self.model.posterior(x, self.y)
+
+
+class BernoulliSSVAE(SSVAE):
+    r"""The M2 of binary images; its first layers see the image and the label.
+
+    Args:
+        n_pixels: the number D of pixels.
+        n_classes: the number C of labels.
+        n_latents: the number L of latents.
+        hidden: widths of the hidden layers of classifier and encoder; the decoder has them in reverse.
+        activation: module class applied after each hidden layer.
+    """
+
+    def __init__(
+        self,
+        n_pixels: int,
+        n_classes: int = 10,
+        n_latents: int = 10,
+        hidden: Sequence[int] = (300, 300),
+        activation: type[nn.Module] = nn.ELU,
+    ) -> None:
+        first, *rest = hidden
+        last, *before = reversed(hidden)
+        super().__init__(
+            nn.Sequential(mlp(n_pixels, hidden, activation), nn.Linear(last, n_classes)),
+            LabelledNetwork(
+                n_pixels, n_classes, first, NormalNetwork(first, rest, n_latents, activation), activation
+            ),
+            LabelledNetwork(
+                n_latents, n_classes, last, BernoulliNetwork(last, before, n_pixels, activation), activation
+            ),
+            n_pixels,
+            n_classes,
+            n_latents,
+        )
+
+
+class GaussianSSVAE(SSVAE):
+    r"""The M2 of real features, such as the codes of a VAE: then the two together are M1+M2.
+
+    Args:
+        n_features: the number D of features.
+        n_classes: the number C of labels.
+        n_latents: the number L of latents.
+        hidden: widths of the hidden layers of classifier and encoder; the decoder has them in reverse.
+        activation: module class applied after each hidden layer.
+        min_std: floor of the decoder's standard deviation, in units of the features.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_classes: int = 10,
+        n_latents: int = 10,
+        hidden: Sequence[int] = (300,),
+        activation: type[nn.Module] = nn.ELU,
+        min_std: float = 0.05,
+    ) -> None:
+        first, *rest = hidden
+        last, *before = reversed(hidden)
+        super().__init__(
+            nn.Sequential(mlp(n_features, hidden, activation), nn.Linear(last, n_classes)),
+            LabelledNetwork(
+                n_features, n_classes, first, NormalNetwork(first, rest, n_latents, activation), activation
+            ),
+            LabelledNetwork(
+                n_latents,
+                n_classes,
+                last,
+                NormalNetwork(last, before, n_features, activation, min_std),
+                activation,
+            ),
+            n_features,
+            n_classes,
+            n_latents,
+        )
+
+
+def unlabelled_bound(
+    model: SSVAE, x: Tensor, n_samples: int = 1, importance_weighted: bool = False
+) -> Tensor:
+    r"""The lower bound of log p(x) of images without labels, in which y is summed out exactly.
+
+    .. math::
+        \mathcal U(x) = \sum_{y} q_\phi(y \mid x) \bigl(\mathcal L(x, y) + \log p(y)
+        - \log q_\phi(y \mid x)\bigr), \qquad
+        \mathcal L(x, y) \le \log p_\theta(x \mid y)
+
+    Args:
+        model: the semi-supervised model.
+        x: shape (B, D).
+        n_samples: samples of z for every image and label.
+        importance_weighted: whether :math:`\mathcal L(x, y)` is the importance-weighted bound of these
+            samples; else it is the ELBO.
+
+    Returns:
+        shape (B,), in nats.
+
+    Source:
+        Kingma et al. (2014), equation 7.
+    """
+    given = model.given_every_label()
+    if importance_weighted:
+        per_label = iwae_bound(given, x, n_samples)  # (C, B)
+    else:
+        per_label = elbo(given, x, n_samples).value
+    log_q = model.label_posterior(x).logits.movedim(-1, 0)  # normalised by Categorical; (C, B)
+    log_p = model.label_prior().logits.unsqueeze(-1)
+    return (log_q.exp() * (per_label + log_p - log_q)).sum(0)
+
+
+class SemiSupervisedObjective(nn.Module):
+    r"""The objective of M2, for a batch of labelled and a batch of unlabelled images, in nats per example.
+
+    .. math::
+        -\rho\, \mathrm{mean}_{(x, y)} \bigl(\mathcal L(x, y) + \log p(y)\bigr)
+        - \mathrm{mean}_{x}\, \mathcal U(x)
+        - \alpha\, \mathrm{mean}_{(x, y)} \log q_\phi(y \mid x)
+
+    The first two terms are bounds of the log-likelihood of what was observed. They leave the classifier
+    untouched by the labels, so the third trains it on them.
+
+    Args:
+        model: the semi-supervised model.
+        classifier_weight: α, of the cross-entropy of the labelled images.
+        labelled_weight: ρ, of the labelled bound; the ratio of labelled to unlabelled images makes the first
+            two terms a sum over the data set.
+        generative: False trains the classifier alone, for comparison.
+        n_samples: samples of z for every image and label.
+        importance_weighted: whether the bounds are importance-weighted.
+
+    Source:
+        Kingma et al. (2014), equations 8 and 9.
+    """
+
+    def __init__(
+        self,
+        model: SSVAE,
+        classifier_weight: float = 100.0,
+        labelled_weight: float = 1.0,
+        generative: bool = True,
+        n_samples: int = 1,
+        importance_weighted: bool = False,
+    ) -> None:
+        super().__init__()
+        check_whole("n_samples", n_samples, 1)
+        self.model, self.classifier_weight, self.labelled_weight = model, classifier_weight, labelled_weight
+        self.generative, self.n_samples, self.importance_weighted = generative, n_samples, importance_weighted
+
+    def forward(self, batch: tuple[tuple[Tensor, Tensor], Tensor]) -> Tensor:
+        """((x, y) of shapes (B, D) and (B,), x without labels of shape (B', D)); the scalar to minimise."""
+        (x, y), x_unlabelled = batch
+        given, classifier = self.model.given(y), self.model.label_posterior(x)
+        loss = self.classifier_weight * F.cross_entropy(classifier.logits, y)
+        if self.generative:
+            if self.importance_weighted:
+                labelled = iwae_bound(given, x, self.n_samples)
+            else:
+                labelled = elbo(given, x, self.n_samples).value
+            unlabelled = unlabelled_bound(self.model, x_unlabelled, self.n_samples, self.importance_weighted)
+            log_p = self.model.label_prior().log_prob(y)
+            loss = loss - self.labelled_weight * (labelled + log_p).mean() - unlabelled.mean()
+        return loss
