@@ -108,9 +108,7 @@ class Images:
             raise ValueError("indices names an image twice; each label may be used once")
         n_classes = int(self.train_labels.max()) + 1
         if missing := sorted(set(range(n_classes)) - set(labels.tolist())):
-            raise ValueError(
-                f"no labelled image of the classes {missing}; their labels could never be learned"
-            )
+            raise ValueError(f"no labelled image of the classes {missing}: they could never be learned")
         labelled = Batches(
             self.train[indices],
             labels,

@@ -101,10 +101,8 @@ def diagonal_normal_mixture(logits: Tensor, mean: Tensor, std: Tensor) -> Diagon
     Returns:
         a distribution of batch shape () and event shape (L,).
     """
-    components = diagonal_normal(mean, std)
-    return DiagonalNormalMixture(
-        Categorical(logits=logits, validate_args=False), components, validate_args=False
-    )
+    weights, components = Categorical(logits=logits, validate_args=False), diagonal_normal(mean, std)
+    return DiagonalNormalMixture(weights, components, validate_args=False)
 
 
 @torch.no_grad()

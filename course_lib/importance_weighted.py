@@ -1,4 +1,4 @@
-r"""What importance weighting adds to a VAE: a better gradient for its encoder, and what to measure of both."""
+r"""What importance weighting adds: a better gradient for the encoder, and what to measure of both."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ __all__ = ["DoublyReparametrisedBound", "active_units", "gradient_draws", "signa
 
 
 class DoublyReparametrisedBound(nn.Module):
-    r"""The objective of `NegativeIwaeBound`, with a gradient whose noise vanishes with K for the encoder, too.
+    r"""The objective of `NegativeIwaeBound`, but the encoder's gradient does not drown in noise.
 
     With :math:`\tilde w_k = w_k / \sum_j w_j` and :math:`z_k = t_\phi(\varepsilon_k, x)`, the gradient of
     :math:`\mathcal L_K` is the mean of
@@ -59,7 +59,9 @@ class DoublyReparametrisedBound(nn.Module):
 
 @torch.no_grad()
 def active_units(model: LatentVariableModel, x: Tensor, threshold: float = 0.01) -> Tensor:
-    r"""Which latents move with the image: :math:`\operatorname{Var}_x\, \mathrm E_{q(z \mid x)}[z_l]` > threshold.
+    r"""Which latents move with the image.
+
+    .. math:: \operatorname{Var}_x\, \mathrm E_{q(z \mid x)}[z_l] > \text{threshold}
 
     Args:
         model: any latent-variable model with latent vectors.

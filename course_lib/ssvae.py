@@ -233,11 +233,7 @@ def unlabelled_bound(
     Source:
         Kingma et al. (2014), equation 7.
     """
-    given = model.given_every_label()
-    if importance_weighted:
-        per_label = iwae_bound(given, x, n_samples)  # (C, B)
-    else:
-        per_label = elbo(given, x, n_samples).value
+    per_label = _bound(model.given_every_label(), x, n_samples, importance_weighted)  # (C, B)
     log_q = model.label_posterior(x).logits.movedim(-1, 0)  # normalised by Categorical; (C, B)
     log_p = model.label_prior().logits.unsqueeze(-1)
     return (log_q.exp() * (per_label + log_p - log_q)).sum(0)
@@ -287,11 +283,12 @@ class SemiSupervisedObjective(nn.Module):
         given, classifier = self.model.given(y), self.model.label_posterior(x)
         loss = self.classifier_weight * F.cross_entropy(classifier.logits, y)
         if self.generative:
-            if self.importance_weighted:
-                labelled = iwae_bound(given, x, self.n_samples)
-            else:
-                labelled = elbo(given, x, self.n_samples).value
+            labelled = _bound(given, x, self.n_samples, self.importance_weighted)
             unlabelled = unlabelled_bound(self.model, x_unlabelled, self.n_samples, self.importance_weighted)
             log_p = self.model.label_prior().log_prob(y)
             loss = loss - self.labelled_weight * (labelled + log_p).mean() - unlabelled.mean()
         return loss
+
+
+def _bound(model: LatentVariableModel, x: Tensor, n_samples: int, importance_weighted: bool) -> Tensor:
+    return iwae_bound(model, x, n_samples) if importance_weighted else elbo(model, x, n_samples).value
