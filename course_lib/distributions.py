@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+from course_lib.elementwise import softplus
+
 __all__ = [
+    "BernoulliVector",
     "DiagonalNormalMixture",
     "all_states",
     "base_distribution",
@@ -41,12 +44,27 @@ def diagonal_normal(mean: Tensor, std: Tensor) -> Independent:
     return Independent(Normal(mean, std, validate_args=False), 1, validate_args=False)
 
 
-def bernoulli_vector(logits: Tensor) -> Independent:
+class BernoulliVector(Independent):
     r"""A vector of independent bits with :math:`p(x_d = 1) = \sigma(\ell_d)`.
 
     .. math:: \log p(x) = \sum_d \bigl(x_d\, \ell_d - \log(1 + e^{\ell_d})\bigr)
 
-    computed from the logits, so no pixel's probability is ever rounded to 0 or 1.
+    computed from the logits, so no pixel's probability is ever rounded to 0 or 1. The values are those of
+    torch's own Bernoulli, within D roundings of 1, in half the time on a CPU: see `course_lib.elementwise`.
+
+    Args:
+        base_distribution: a Bernoulli of batch shape (\*batch, D).
+        reinterpreted_batch_ndims: 1, the pixels.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""Σ_d (x_d ℓ_d − log(1 + exp ℓ_d)): value of shape (\*batch, D), result (\*batch,)."""
+        logits = self.base_dist.logits
+        return (value * logits - softplus(logits)).sum(-1)
+
+
+def bernoulli_vector(logits: Tensor) -> BernoulliVector:
+    r"""The `BernoulliVector` of log-odds ℓ.
 
     Args:
         logits: the log-odds ℓ, shape (\*batch, D).
@@ -54,7 +72,7 @@ def bernoulli_vector(logits: Tensor) -> Independent:
     Returns:
         a distribution of batch shape (\*batch,) and event shape (D,).
     """
-    return Independent(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
+    return BernoulliVector(Bernoulli(logits=logits, validate_args=False), 1, validate_args=False)
 
 
 class DiagonalNormalMixture(MixtureSameFamily):

@@ -9,6 +9,7 @@ from torch.distributions import Categorical
 
 from course_lib.checks import check_whole
 from course_lib.distributions import DiagonalNormalMixture, diagonal_normal_mixture
+from course_lib.elementwise import ELU
 from course_lib.vae import BernoulliVAE
 
 __all__ = ["GMVAE", "MixturePrior"]
@@ -81,7 +82,7 @@ class GMVAE(BernoulliVAE):
         n_latents: int = 10,
         n_components: int = 500,
         hidden: Sequence[int] = (300, 300),
-        activation: type[nn.Module] = nn.ELU,
+        activation: type[nn.Module] = ELU,
         learn_weights: bool = False,
     ) -> None:
         prior = MixturePrior(n_latents, n_components, learn_weights)

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from course_lib.distributions import bernoulli_vector, diagonal_normal
+from course_lib.elementwise import ELU
 
 __all__ = ["BernoulliNetwork", "LabelledNetwork", "NormalNetwork", "StandardNormal", "mlp"]
 
 
-def mlp(n_inputs: int, hidden: Sequence[int], activation: type[nn.Module] = nn.ELU) -> nn.Sequential:
+def mlp(n_inputs: int, hidden: Sequence[int], activation: type[nn.Module] = ELU) -> nn.Sequential:
     r"""Fully connected layers of the given widths, each followed by `activation`; shape (\*batch, width)."""
     layers: list[nn.Module] = []
     for width in hidden:
@@ -31,7 +32,7 @@ class BernoulliNetwork(nn.Module):
     """
 
     def __init__(
-        self, n_inputs: int, hidden: Sequence[int], n_outputs: int, activation: type[nn.Module] = nn.ELU
+        self, n_inputs: int, hidden: Sequence[int], n_outputs: int, activation: type[nn.Module] = ELU
     ) -> None:
         super().__init__()
         self.trunk = mlp(n_inputs, hidden, activation)
@@ -63,7 +64,7 @@ class LabelledNetwork(nn.Module):
         n_classes: int,
         width: int,
         network: nn.Module,
-        activation: type[nn.Module] = nn.ELU,
+        activation: type[nn.Module] = ELU,
     ) -> None:
         super().__init__()
         self.inputs, self.labels = nn.Linear(n_inputs, width), nn.Embedding(n_classes, width)
@@ -96,7 +97,7 @@ class NormalNetwork(nn.Module):
         n_inputs: int,
         hidden: Sequence[int],
         n_outputs: int,
-        activation: type[nn.Module] = nn.ELU,
+        activation: type[nn.Module] = ELU,
         min_std: float = 0.0,
     ) -> None:
         super().__init__()

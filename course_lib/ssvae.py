@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from course_lib.bounds import elbo, iwae_bound
 from course_lib.checks import check_labels, check_last_axis, check_whole
+from course_lib.elementwise import ELU
 from course_lib.latent_variable_model import LatentVariableModel
 from course_lib.networks import BernoulliNetwork, LabelledNetwork, NormalNetwork, StandardNormal, mlp
 
@@ -151,7 +152,7 @@ class BernoulliSSVAE(SSVAE):
         n_classes: int = 10,
         n_latents: int = 10,
         hidden: Sequence[int] = (300, 300),
-        activation: type[nn.Module] = nn.ELU,
+        activation: type[nn.Module] = ELU,
     ) -> None:
         first, *rest = hidden
         last, *before = reversed(hidden)
@@ -187,7 +188,7 @@ class GaussianSSVAE(SSVAE):
         n_classes: int = 10,
         n_latents: int = 10,
         hidden: Sequence[int] = (300,),
-        activation: type[nn.Module] = nn.ELU,
+        activation: type[nn.Module] = ELU,
         min_std: float = 0.05,
     ) -> None:
         first, *rest = hidden

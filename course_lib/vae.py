@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from course_lib.elementwise import ELU
 from course_lib.latent_variable_model import LatentVariableModel
 from course_lib.networks import BernoulliNetwork, NormalNetwork, StandardNormal
 
@@ -93,7 +94,7 @@ class BernoulliVAE(VAE):
         n_pixels: int,
         n_latents: int = 10,
         hidden: Sequence[int] = (300, 300),
-        activation: type[nn.Module] = nn.ELU,
+        activation: type[nn.Module] = ELU,
         prior: nn.Module | None = None,
     ) -> None:
         super().__init__(
