@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from course_lib.batches import Batches, describe_differences
+from course_lib.batches import Batches, ZippedBatches, describe_differences
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -26,7 +26,7 @@ def save_checkpoint(
     step: int,
     objective: nn.Module,
     optimizer: Optimizer,
-    batches: Batches,
+    batches: Batches | ZippedBatches,
     scheduler: LRScheduler | None = None,
 ) -> None:
     """Write everything the next step depends on, atomically: a reader sees the old file or the new one.
@@ -73,7 +73,7 @@ def load_checkpoint(
     description: dict[str, Any],
     objective: nn.Module,
     optimizer: Optimizer,
-    batches: Batches,
+    batches: Batches | ZippedBatches,
     scheduler: LRScheduler | None = None,
 ) -> int:
     """Put a run back to where `save_checkpoint` left it. What is refused changes nothing.

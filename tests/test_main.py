@@ -12,11 +12,15 @@ from oracles import assert_bits_equal, random_ppca
 from torchvision import datasets
 
 import course_lib.__main__ as command_line
+from course_lib.data import load_images
+from course_lib.ssvae import BernoulliSSVAE
 
-SMALL = [
-    *("train", "vae", "--dataset", "digits", "--device", "cpu", "--quiet"),
+SETTINGS = [
+    *("--dataset", "digits", "--device", "cpu", "--quiet"),
     *("--hidden", "8", "--n-latents", "2", "--learning-rate", "0.01"),
 ]
+SMALL = ["train", "vae", *SETTINGS]
+OWN = {"vae": [], "gmvae": ["--n-components", 7], "ssvae": ["--labels", 50, "--classifier-weight", 20]}
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +35,9 @@ def out(tmp_path):
     return tmp_path / "run"
 
 
-def train(out, *options):
+def train(out, *options, model="vae"):
     """Run the command in this process; its exit code."""
-    return command_line.main([*SMALL, "--out", str(out), *map(str, options)])
+    return command_line.main(["train", model, *SETTINGS, "--out", str(out), *map(str, options)])
 
 
 def records(out):
@@ -100,6 +104,76 @@ def test_test_negative_elbo_is_the_mean_over_all_examples_in_parts(device):
     assert mean == pytest.approx(-ppca.log_likelihood(x).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+@pytest.mark.parametrize("model", ["vae", "gmvae", "ssvae"])
+def test_every_model_learns_with_every_objective(out, model, objective):
+    options = ["--objective", objective, "--n-samples", 3, "--steps", 200, *OWN[model]]
+    assert train(out, *options, model=model) == 0
+    *losses, test = records(out)
+    assert losses[-1]["loss"] < losses[0]["loss"]
+    assert 0 < test["test_negative_elbo"] < 64 * math.log(2)  # the cost of 64 fair coins
+    assert ("test_accuracy" in test) == (model == "ssvae")
+    description = checkpoint(out)["description"]
+    assert {"model": model, "objective": objective, "n_samples": 3}.items() <= description.items()
+    names, values = OWN[model][::2], OWN[model][1::2]
+    own = {name.strip("-").replace("-", "_"): value for name, value in zip(names, values, strict=True)}
+    assert own.items() <= description.items()
+
+
+@pytest.mark.parametrize("model", ["vae", "gmvae", "ssvae"])
+def test_the_objective_asked_for_is_the_one_that_trains(tmp_path, model):
+    """With equal seeds the first losses differ only by the bound: the importance-weighted one is tighter."""
+    loss = {}
+    for objective in ("elbo", "iwae"):
+        options = ["--objective", objective, "--n-samples", 20, "--learning-rate", 1e-9]
+        assert train(tmp_path / objective, *options, "--steps", 10, *OWN[model], model=model) == 0
+        loss[objective] = records(tmp_path / objective)[0]["loss"]
+    assert loss["iwae"] < loss["elbo"]
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "n_samples"),
+    [("vae", "elbo", 1), ("gmvae", "iwae", 50), ("ssvae", "elbo", 1), ("ssvae", "iwae", 5)],
+)
+def test_the_defaults_are_those_that_help_states(out, model, objective, n_samples):
+    assert train(out, "--objective", objective, "--steps", 1, model=model) == 0
+    description = checkpoint(out)["description"]
+    assert description["n_samples"] == n_samples
+    defaults = {"n_components": 500, "labels": 100, "classifier_weight": 100.0}
+    own = {"vae": [], "gmvae": ["n_components"], "ssvae": ["labels", "classifier_weight"]}[model]
+    assert {name: description.get(name) for name in own} == {name: defaults[name] for name in own}
+    assert not (defaults.keys() - set(own)) & description.keys()
+
+
+def test_the_accuracy_of_ssvae_is_counted_on_the_whole_test_set(out):
+    assert train(out, "--steps", 400, "--labels", 500, model="ssvae") == 0
+    accuracy = records(out)[-1]["test_accuracy"]
+    saved = checkpoint(out)["objective"]
+    model = BernoulliSSVAE(64, 10, 2, (8,))
+    model.load_state_dict({name.removeprefix("model."): value for name, value in saved.items()})
+    images = load_images("digits", "cpu")
+    with torch.no_grad():
+        right = model.classifier(images.evaluation()).argmax(-1) == images.test_labels
+    assert len(right) == 297
+    assert accuracy == pytest.approx(right.sum().item() / 297, abs=1e-12)
+    assert accuracy > 0.5  # chance is 0.1
+
+
+def test_only_the_labels_asked_for_reach_the_objective(out, monkeypatch):
+    seen = []
+    objective = command_line.SemiSupervisedObjective
+
+    class Spy(objective):
+        def forward(self, batch):
+            seen.append(batch[0])
+            return super().forward(batch)
+
+    monkeypatch.setattr(command_line, "SemiSupervisedObjective", Spy)
+    assert train(out, "--steps", 3, "--labels", 20, model="ssvae") == 0
+    for _, y in seen:  # twenty labels are a whole batch
+        assert y.bincount().tolist() == [2] * 10
+
+
 def test_a_checkpoint_is_saved_at_the_first_log_after_each_interval_and_at_the_end(out, monkeypatch):
     saved = []
     monkeypatch.setattr(
@@ -127,19 +201,22 @@ def interrupt(monkeypatch, at_step):
 
 
 @pytest.mark.parametrize("objective", ["elbo", "iwae"])
-def test_an_interrupted_run_continues_as_if_nothing_had_happened(tmp_path, monkeypatch, device, objective):
-    options = ["--objective", objective, "--n-samples", 2, "--device", device.type]
+@pytest.mark.parametrize("model", ["vae", "gmvae", "ssvae"])
+def test_an_interrupted_run_continues_as_if_nothing_had_happened(
+    tmp_path, monkeypatch, device, model, objective
+):
+    options = ["--objective", objective, "--n-samples", 2, "--device", device.type, *OWN[model]]
     options += ["--steps", 300, "--checkpoint-every", 100]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert train(whole, *options) == 0
+    assert train(whole, *options, model=model) == 0
     with monkeypatch.context() as patch:
         interrupt(patch, at_step=300)
         with pytest.raises(KeyboardInterrupt):
-            train(broken, *options)
+            train(broken, *options, model=model)
     assert checkpoint(broken)["step"] == 200
     assert (broken / "metrics.jsonl").read_text().endswith('{"step": ')
 
-    assert train(broken, *options, "--resume") == 0
+    assert train(broken, *options, "--resume", model=model) == 0
     assert records(broken) == records(whole)
     ours, theirs = checkpoint(broken), checkpoint(whole)
     assert ours.pop("description") == theirs.pop("description")
@@ -176,6 +253,25 @@ def test_the_checkpoint_of_another_run_is_refused(out, capsys, options, differen
     line = refusal(capsys)
     assert difference in line
     assert "Ask for the same settings, or choose another output folder" in line
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "other", "options", "difference"),
+    [
+        ("vae", "gmvae", ["--n-components", 7], "model: saved 'vae', asked for 'gmvae'"),
+        ("gmvae", "gmvae", ["--n-components", 8], "n_components: saved 7, asked for 8"),
+        ("ssvae", "ssvae", ["--labels", 60], "labels: saved 50, asked for 60"),
+        ("ssvae", "ssvae", ["--classifier-weight", 5], "classifier_weight: saved 20.0, asked for 5.0"),
+    ],
+)
+def test_the_checkpoint_of_another_model_is_refused(out, capsys, model, other, options, difference):
+    assert train(out, "--steps", 2, *OWN[model], model=model) == 0
+    before = contents(out)
+    capsys.readouterr()
+    own = [] if model != other else OWN[other]
+    assert train(out, "--steps", 4, *own, *options, "--resume", model=other) == 2
+    assert difference in refusal(capsys)
     assert contents(out) == before
 
 
@@ -220,6 +316,33 @@ def test_an_existing_run_is_neither_overwritten_nor_shortened(out, capsys):
 def test_options_that_make_no_run_are_refused_before_anything_is_written(out, capsys, options, message):
     assert train(out, *options) == 2
     assert message.format(out=out) in refusal(capsys)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("vae", ["--n-components", 5], "--n-components belongs to gmvae, got it with vae; leave it out, or"),
+        (
+            "vae",
+            ["--labels", 100],
+            "--labels belongs to ssvae, got it with vae; leave it out, or train ssvae",
+        ),
+        ("gmvae", ["--classifier-weight", 1], "--classifier-weight belongs to ssvae, got it with gmvae"),
+        ("ssvae", ["--n-components", 5], "--n-components belongs to gmvae, got it with ssvae"),
+        ("gmvae", ["--n-components", 0], "n_components must be a whole number of at least 1, got 0"),
+        ("ssvae", ["--labels", 105], "--labels must be a multiple of the 10 classes, so that each has"),
+        ("ssvae", ["--labels", 0], "--labels must be a multiple of the 10 classes"),
+        ("ssvae", ["--labels", 2000], "fewer than n_per_class=200"),
+        ("ssvae", ["--classifier-weight", -1], "--classifier-weight must be at least 0, got -1.0"),
+        ("ssvae", ["--classifier-weight", "nan"], "--classifier-weight must be at least 0, got nan"),
+        ("ssvae", ["--hidden"], "--hidden must name at least one width"),
+        ("ssvae", ["--n-samples", 0], "n_samples must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_options_that_do_not_fit_the_model_are_refused(out, capsys, model, options, message):
+    assert train(out, *options, model=model) == 2
+    assert message in refusal(capsys)
     assert not out.exists()
 
 
