@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from iwae_runs import IWAE_RUNS
 from rbm_runs import RBM_RUNS
 from record import machine, write
 from vae_runs import VAE_RUNS
 
 from course_lib.data import default_device
 
-RUNS: dict[str, dict[str, Any]] = VAE_RUNS | RBM_RUNS
+RUNS: dict[str, dict[str, Any]] = VAE_RUNS | RBM_RUNS | IWAE_RUNS
 SECONDS = ("training", "evaluation")
 COSTS = (*SECONDS, "evaluation memory")
 

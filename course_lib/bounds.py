@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import kl_divergence
 
 from course_lib.checks import check_last_axis, check_whole
 from course_lib.distributions import log_mean_exp
-from course_lib.latent_variable_model import LatentVariableModel
+from course_lib.latent_variable_model import LatentVariableModel, draw_latents
 
 __all__ = [
     "Elbo",
@@ -61,7 +61,7 @@ def elbo(model: LatentVariableModel, x: Tensor, n_samples: int = 1, beta: float 
         Kingma and Welling (2014), equation 3; β: Higgins et al. (2017).
     """
     posterior, prior = model.posterior(x), model.prior()
-    z = _draw(posterior, n_samples)
+    z = draw_latents(posterior, n_samples)
     reconstruction = model.likelihood(z).log_prob(x).mean(0)
     try:
         kl, closed_form_kl = kl_divergence(posterior, prior), True
@@ -89,7 +89,7 @@ def log_importance_weights(model: LatentVariableModel, x: Tensor, n_samples: int
         shape (K, \*batch), in nats.
     """
     posterior = model.posterior(x)
-    z = _draw(posterior, n_samples)
+    z = draw_latents(posterior, n_samples)
     return model.likelihood(z).log_prob(x) + model.prior().log_prob(z) - posterior.log_prob(z)
 
 
@@ -208,9 +208,13 @@ class NegativeIwaeBound(nn.Module):
         check_whole("n_samples", n_samples, 1)
         self.model, self.n_samples = model, n_samples
 
+    def bound(self, x: Tensor) -> Tensor:
+        r"""The bound of each example, x of shape (\*batch, D); a subclass may give it another gradient."""
+        return iwae_bound(self.model, x, self.n_samples)
+
     def forward(self, x: Tensor) -> Tensor:
         """A batch of shape (B, D); the scalar to minimise."""
-        return -iwae_bound(self.model, x, self.n_samples).mean()
+        return -self.bound(x).mean()
 
 
 def _log_mean_in_chunks(
@@ -232,17 +236,3 @@ def _log_mean_in_chunks(
             log_total = torch.logaddexp(log_total, log_sum)
         result.copy_(log_total - math.log(n_samples))
     return log_likelihood
-
-
-def _draw(posterior: Distribution, n_samples: int) -> Tensor:
-    r"""K samples that carry gradients to the posterior's parameters, shape (K, \*batch, \\*event)."""
-    check_whole("n_samples", n_samples, 1)
-    if posterior.has_rsample:
-        return posterior.rsample((n_samples,))
-    if torch.is_grad_enabled():
-        raise ValueError(
-            f"{type(posterior).__name__} has no reparametrised sampler, so the gradient of this bound "
-            "would silently lack a term. Evaluate under torch.no_grad(), or train with a score-function "
-            "estimator."
-        )
-    return posterior.sample((n_samples,))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from course_lib.checks import check_examples, check_n_latents
+from course_lib.checks import check_examples, check_n_latents, check_whole
 from course_lib.linear_gaussian import LinearGaussian
 
-__all__ = ["PPCA", "FactorAnalysis", "LatentVariableModel"]
+__all__ = ["PPCA", "FactorAnalysis", "LatentVariableModel", "draw_latents"]
 
 
 class LatentVariableModel(nn.Module):
@@ -38,6 +38,32 @@ class LatentVariableModel(nn.Module):
     def sample(self, n_samples: int) -> Tensor:
         """Ancestral sampling, z ~ p(z) then x ~ p(x | z); shape (n_samples, D)."""
         return self.likelihood(self.prior().sample((n_samples,))).sample()
+
+
+def draw_latents(posterior: Distribution, n_samples: int) -> Tensor:
+    r"""K samples of the latents that carry gradients to the posterior's parameters.
+
+    Args:
+        posterior: what a model's `posterior(x)` returns.
+        n_samples: K ≥ 1.
+
+    Returns:
+        shape (K, \*batch, \*event).
+
+    Raises:
+        ValueError: n_samples is no whole number ≥ 1, or gradients are recorded and the posterior has no
+            reparametrised sampler.
+    """
+    check_whole("n_samples", n_samples, 1)
+    if posterior.has_rsample:
+        return posterior.rsample((n_samples,))
+    if torch.is_grad_enabled():
+        raise ValueError(
+            f"{type(posterior).__name__} has no reparametrised sampler, so the gradient of this bound "
+            "would silently lack a term. Evaluate under torch.no_grad(), or train with a score-function "
+            "estimator."
+        )
+    return posterior.sample((n_samples,))
 
 
 class FactorAnalysis(LinearGaussian, LatentVariableModel):
