@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from course_lib.batches import TRANSFORMS, Batches, ZippedBatches, check_transform, sub_seed
-from course_lib.checks import check_whole
+from course_lib.labels import balanced_indices, labelled_and_unlabelled
 
 __all__ = ["DATASETS", "Images", "balanced_indices", "bars_and_stripes", "default_device", "load_images"]
 
@@ -101,23 +101,11 @@ class Images:
             seed: of the orders and the noise.
 
         Raises:
-            ValueError: an index occurs twice, or a class has no labelled image.
+            ValueError: an index occurs twice or names no image, or a class has no labelled image.
         """
-        labels = self.train_labels[indices]
-        if len(indices.unique()) < len(indices):
-            raise ValueError("indices names an image twice; each label may be used once")
-        n_classes = int(self.train_labels.max()) + 1
-        if missing := sorted(set(range(n_classes)) - set(labels.tolist())):
-            raise ValueError(f"no labelled image of the classes {missing}: they could never be learned")
-        labelled = Batches(
-            self.train[indices],
-            labels,
-            batch_size=min(batch_size, len(indices)),
-            transform=transform,
-            seed=sub_seed(seed, "labelled") % 2**32,
-            n_levels=self.n_levels,
+        return labelled_and_unlabelled(
+            self.train, self.train_labels, indices, batch_size, transform, seed, self.n_levels
         )
-        return ZippedBatches(labelled, self.batches(batch_size, transform, seed=seed))
 
     def evaluation(self, transform: str | None = "binarize", split: str = "test", seed: int = 0) -> Tensor:
         """A whole split, transformed once: a seed names the same images in every run and on every device.
@@ -168,36 +156,6 @@ def load_images(
     return Images(
         name, (height, width), n_levels, train.flatten(1), train_labels, test.flatten(1), test_labels
     )
-
-
-def balanced_indices(labels: Tensor, n_per_class: int, seed: int = 0) -> Tensor:
-    """Examples of every class, equally many of each, drawn without repetition.
-
-    Args:
-        labels: whole numbers 0 … C − 1, shape (N,).
-        n_per_class: how many of each class.
-        seed: of the draw, which is made on the CPU: it names the same examples on every device.
-
-    Returns:
-        indices of shape (C · n_per_class,), those of class 0 first.
-
-    Raises:
-        ValueError: labels that are no whole numbers, or a class with too few examples; says which.
-    """
-    check_whole("n_per_class", n_per_class, 1)
-    if labels.ndim != 1 or labels.is_floating_point() or labels.numel() == 0 or int(labels.min()) < 0:
-        raise ValueError(
-            f"labels must be whole numbers ≥ 0 in the shape (N,), got {labels.dtype} of {tuple(labels.shape)}"
-        )
-    counts = labels.bincount()
-    if int(counts.min()) < n_per_class:
-        few = int(counts.argmin())
-        raise ValueError(f"class {few} has {int(counts[few])} examples, fewer than n_per_class={n_per_class}")
-    generator = torch.Generator("cpu").manual_seed(sub_seed(seed, "labelled"))
-    order = torch.randperm(len(labels), generator=generator)
-    shuffled = labels.cpu()[order]
-    chosen = [order[shuffled == c][:n_per_class] for c in range(len(counts))]
-    return torch.cat(chosen).to(labels.device)
 
 
 def bars_and_stripes(side: int) -> Tensor:

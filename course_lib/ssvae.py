@@ -4,7 +4,9 @@ Images are x, of shape (\*batch, D), labels y whole numbers 0 … C − 1. Where
 the label axis comes **before** the batch axis: (C, B), as the sample axis does.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +144,8 @@ class BernoulliSSVAE(SSVAE):
         n_pixels: the number D of pixels.
         n_classes: the number C of labels.
         n_latents: the number L of latents.
-        hidden: widths of the hidden layers of classifier and encoder; the decoder has them in reverse.
+        hidden: widths, at least one, of the hidden layers of classifier and encoder; the decoder has them in
+            reverse.
         activation: module class applied after each hidden layer.
     """
 
@@ -154,20 +157,8 @@ class BernoulliSSVAE(SSVAE):
         hidden: Sequence[int] = (300, 300),
         activation: type[nn.Module] = ELU,
     ) -> None:
-        first, *rest = hidden
-        last, *before = reversed(hidden)
-        super().__init__(
-            nn.Sequential(mlp(n_pixels, hidden, activation), nn.Linear(last, n_classes)),
-            LabelledNetwork(
-                n_pixels, n_classes, first, NormalNetwork(first, rest, n_latents, activation), activation
-            ),
-            LabelledNetwork(
-                n_latents, n_classes, last, BernoulliNetwork(last, before, n_pixels, activation), activation
-            ),
-            n_pixels,
-            n_classes,
-            n_latents,
-        )
+        sizes = n_pixels, n_classes, n_latents
+        super().__init__(*_networks(BernoulliNetwork, *sizes, hidden, activation), *sizes)
 
 
 class GaussianSSVAE(SSVAE):
@@ -177,7 +168,7 @@ class GaussianSSVAE(SSVAE):
         n_features: the number D of features.
         n_classes: the number C of labels.
         n_latents: the number L of latents.
-        hidden: widths of the hidden layers of classifier and encoder; the decoder has them in reverse.
+        hidden: as for `BernoulliSSVAE`.
         activation: module class applied after each hidden layer.
         min_std: floor of the decoder's standard deviation, in units of the features.
     """
@@ -191,24 +182,32 @@ class GaussianSSVAE(SSVAE):
         activation: type[nn.Module] = ELU,
         min_std: float = 0.05,
     ) -> None:
-        first, *rest = hidden
-        last, *before = reversed(hidden)
-        super().__init__(
-            nn.Sequential(mlp(n_features, hidden, activation), nn.Linear(last, n_classes)),
-            LabelledNetwork(
-                n_features, n_classes, first, NormalNetwork(first, rest, n_latents, activation), activation
-            ),
-            LabelledNetwork(
-                n_latents,
-                n_classes,
-                last,
-                NormalNetwork(last, before, n_features, activation, min_std),
-                activation,
-            ),
-            n_features,
-            n_classes,
-            n_latents,
-        )
+        sizes, output = (n_features, n_classes, n_latents), partial(NormalNetwork, min_std=min_std)
+        super().__init__(*_networks(output, *sizes, hidden, activation), *sizes)
+
+
+def _networks(
+    output: Callable[..., nn.Module],
+    n_inputs: int,
+    n_classes: int,
+    n_latents: int,
+    hidden: Sequence[int],
+    activation: type[nn.Module],
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Classifier, encoder and decoder with the same hidden layers; `output` ends the decoder."""
+    check_whole("n_classes", n_classes, 2)
+    if not hidden:
+        raise ValueError("hidden must hold at least one width: a label enters at the first hidden layer")
+    (first, *rest), (last, *before) = hidden, reversed(hidden)
+    encoder, decoder = (
+        NormalNetwork(first, rest, n_latents, activation),
+        output(last, before, n_inputs, activation),
+    )
+    return (
+        nn.Sequential(mlp(n_inputs, hidden, activation), nn.Linear(hidden[-1], n_classes)),
+        LabelledNetwork(n_inputs, n_classes, first, encoder, activation),
+        LabelledNetwork(n_latents, n_classes, last, decoder, activation),
+    )
 
 
 def unlabelled_bound(
@@ -231,9 +230,13 @@ def unlabelled_bound(
     Returns:
         shape (B,), in nats.
 
+    Raises:
+        ValueError: x is no matrix with at least one row and D columns; n_samples < 1.
+
     Source:
         Kingma et al. (2014), equation 7.
     """
+    _check_images("x", x)
     per_label = _bound(model.given_every_label(), x, n_samples, importance_weighted)  # (C, B)
     log_q = model.label_posterior(x).logits.movedim(-1, 0)  # normalised by Categorical; (C, B)
     log_p = model.label_prior().logits.unsqueeze(-1)
@@ -275,12 +278,25 @@ class SemiSupervisedObjective(nn.Module):
     ) -> None:
         super().__init__()
         check_whole("n_samples", n_samples, 1)
+        for name, weight in {
+            "classifier_weight": classifier_weight,
+            "labelled_weight": labelled_weight,
+        }.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be a finite number of at least 0, got {weight}")
         self.model, self.classifier_weight, self.labelled_weight = model, classifier_weight, labelled_weight
         self.generative, self.n_samples, self.importance_weighted = generative, n_samples, importance_weighted
 
     def forward(self, batch: tuple[tuple[Tensor, Tensor], Tensor]) -> Tensor:
-        """((x, y) of shapes (B, D) and (B,), x without labels of shape (B', D)); the scalar to minimise."""
+        """((x, y) of shapes (B, D) and (B,), x without labels of shape (B', D)); the scalar to minimise.
+
+        Raises:
+            ValueError: other shapes, an empty batch, or labels that are none (see `GivenLabel`).
+        """
         (x, y), x_unlabelled = batch
+        _check_images("x with labels", x)
+        if y.shape != x.shape[:1]:  # (B, 1) would meet every image with every label
+            raise ValueError(f"y must have the shape ({len(x)},), a label an image, got {tuple(y.shape)}")
         given, classifier = self.model.given(y), self.model.label_posterior(x)
         loss = self.classifier_weight * F.cross_entropy(classifier.logits, y)
         if self.generative:
@@ -289,6 +305,11 @@ class SemiSupervisedObjective(nn.Module):
             log_p = self.model.label_prior().log_prob(y)
             loss = loss - self.labelled_weight * (labelled + log_p).mean() - unlabelled.mean()
         return loss
+
+
+def _check_images(name: str, x: Tensor) -> None:
+    if x.ndim != 2 or len(x) == 0:
+        raise ValueError(f"{name} must have the shape (B, D) with B ≥ 1, got {tuple(x.shape)}")
 
 
 def _bound(model: LatentVariableModel, x: Tensor, n_samples: int, importance_weighted: bool) -> Tensor:
