@@ -195,7 +195,9 @@ def _networks(
     activation: type[nn.Module],
 ) -> tuple[nn.Module, nn.Module, nn.Module]:
     """Classifier, encoder and decoder with the same hidden layers; `output` ends the decoder."""
+    check_whole("n_inputs", n_inputs, 1)
     check_whole("n_classes", n_classes, 2)
+    check_whole("n_latents", n_latents, 1)
     if not hidden:
         raise ValueError("hidden must hold at least one width: a label enters at the first hidden layer")
     (first, *rest), (last, *before) = hidden, reversed(hidden)
