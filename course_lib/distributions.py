@@ -92,7 +92,17 @@ class DiagonalNormalMixture(MixtureSameFamily):
     """
 
     def component_log_prob(self, value: Tensor) -> Tensor:
-        r"""log π_c + log N(z; m_c, diag s_c²): value of shape (\*batch, L), result (\*batch, C)."""
+        r"""log π_c + log N(z; m_c, diag s_c²): value of shape (\*batch, L), result (\*batch, C).
+
+        Raises:
+            ValueError: value has another number of latents than the mixture.
+        """
+        if value.ndim == 0 or value.shape[-1] != self.event_shape[0]:
+            latents = value.shape[-1] if value.ndim else "no"
+            raise ValueError(
+                f"value has {latents} latents on its last axis (shape {tuple(value.shape)}); "
+                f"this mixture has {self.event_shape[0]}"
+            )
         normal = base_distribution(self.component_distribution)
         mean, std = normal.mean, normal.stddev
         precision = std.square().reciprocal()
@@ -118,7 +128,13 @@ def diagonal_normal_mixture(logits: Tensor, mean: Tensor, std: Tensor) -> Diagon
 
     Returns:
         a distribution of batch shape () and event shape (L,).
+
+    Raises:
+        ValueError: the shapes do not fit together.
     """
+    if mean.ndim != 2 or std.shape != mean.shape or logits.shape != mean.shape[:1]:
+        got = f"{tuple(logits.shape)}, {tuple(mean.shape)} and {tuple(std.shape)}"
+        raise ValueError(f"logits must have shape (C,), mean and std (C, L); got {got}")
     weights, components = Categorical(logits=logits, validate_args=False), diagonal_normal(mean, std)
     return DiagonalNormalMixture(weights, components, validate_args=False)
 

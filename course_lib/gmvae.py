@@ -89,7 +89,11 @@ class GMVAE(BernoulliVAE):
         super().__init__(n_pixels, n_latents, hidden, activation, prior)
 
     def component_posterior(self, z: Tensor) -> Categorical:
-        r"""p(c | z) ∝ π_c N(z; m_c, diag s_c²): z of shape (\*batch, L); batch shape (\*batch,)."""
+        r"""p(c | z) ∝ π_c N(z; m_c, diag s_c²): z of shape (\*batch, L); batch shape (\*batch,).
+
+        Raises:
+            ValueError: z has another number of latents than the prior.
+        """
         return Categorical(logits=self.prior_network().component_log_prob(z), validate_args=False)
 
 

@@ -9,11 +9,20 @@ import scipy.special
 import scipy.stats
 import torch
 from oracles import standard_errors
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from sklearn.mixture import GaussianMixture
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from course_lib.distributions import (
     bernoulli_vector,
     diagonal_normal,
+    diagonal_normal_mixture,
     kl_between_diagonal_normals,
     kl_between_normals,
     kl_to_standard_normal,
@@ -198,3 +207,76 @@ def test_log_mean_exp_survives_weights_that_underflow(device):
     values = torch.tensor([-2000.0, -2001.0]).to(device)
     assert log_mean_exp(values).item() == pytest.approx(-2000 + np.log((1 + np.exp(-1)) / 2))
     assert torch.isneginf(values.exp().mean().log())  # what the definition, typed in, would give
+
+
+@pytest.fixture
+def mixture_parameters(device):
+    """Logits up to a constant, means and standard deviations of 4 components in 3 dimensions."""
+    logits, mean = torch.randn(4).to(device) + 2, torch.randn(4, 3).to(device)
+    return logits, mean, (0.3 + torch.rand(4, 3)).to(device)
+
+
+def test_the_mixtures_density_equals_torchs_and_scikit_learns(mixture_parameters, device):
+    logits, mean, std = mixture_parameters
+    z = 2 * torch.randn(5, 6, 3).to(device)
+    mixture = diagonal_normal_mixture(*mixture_parameters)
+    assert (mixture.batch_shape, mixture.event_shape) == ((), (3,))
+    theirs = MixtureSameFamily(Categorical(logits=logits), Independent(Normal(mean, std), 1))
+    torch.testing.assert_close(mixture.log_prob(z), theirs.log_prob(z), rtol=0, atol=1e-11)
+    peer = GaussianMixture(4, covariance_type="diag")
+    peer.weights_, peer.means_ = logits.softmax(0).cpu().numpy(), mean.cpu().numpy()
+    peer.covariances_ = std.square().cpu().numpy()
+    peer.precisions_cholesky_ = 1 / std.cpu().numpy()
+    scores = peer.score_samples(z.reshape(-1, 3).cpu().numpy()).reshape(5, 6)
+    np.testing.assert_allclose(mixture.log_prob(z).cpu(), scores, rtol=0, atol=1e-11)
+    responsibilities = mixture.component_log_prob(z).softmax(-1)
+    np.testing.assert_allclose(
+        responsibilities.reshape(-1, 4).cpu(), peer.predict_proba(z.reshape(-1, 3).cpu().numpy()), atol=1e-11
+    )
+
+
+def test_the_mixtures_density_has_the_right_gradients(mixture_parameters, device):
+    inputs = [value.requires_grad_() for value in (*mixture_parameters, torch.randn(2, 3).to(device))]
+
+    def log_density(logits, mean, std, z):
+        return diagonal_normal_mixture(logits, mean, std).log_prob(z)
+
+    assert torch.autograd.gradcheck(log_density, inputs)
+
+
+def test_far_from_every_component_the_mixtures_density_does_not_underflow(mixture_parameters):
+    logits, mean, std = mixture_parameters
+    z = torch.full((1, 3), 1000.0).to(mean).requires_grad_()
+    value = diagonal_normal_mixture(logits, mean, std).log_prob(z)
+    assert value.item() < -1e5
+    assert torch.autograd.grad(value.sum(), z)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(("std", "precise"), [(1.0, True), (0.1, True), (0.003, False)])
+def test_in_single_precision_the_expanded_square_loses_the_digits_that_are_documented(std, precise, device):
+    """The error is at most about ε · max Σ (z² + m²) / s², and of that order where it is large."""
+    mean = 3 * torch.randn(20, 10, dtype=torch.float32).to(device)
+    z, stds = mean + std * torch.randn_like(mean), torch.full_like(mean, std)
+    weights = torch.zeros(20, dtype=torch.float32, device=device)
+    double = Independent(Normal(mean.double(), stds.double()), 1)
+    truth = MixtureSameFamily(Categorical(logits=weights.double()), double).log_prob(z.double())
+    error = (diagonal_normal_mixture(weights, mean, stds).log_prob(z).double() - truth).abs().max()
+    bound = torch.finfo(torch.float32).eps * ((z.square() + mean.square()) / std**2).double().sum(-1).max()
+    assert error < 2 * bound
+    assert (error < 0.05) == precise
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4, 1), (5,), ()])
+def test_a_mixture_refuses_codes_of_another_dimension(mixture_parameters, shape, device):
+    mixture = diagonal_normal_mixture(*mixture_parameters)
+    with pytest.raises(ValueError, match=r"value has .*latents.*mixture has 3"):
+        mixture.log_prob(torch.zeros(shape, device=device))
+
+
+@pytest.mark.parametrize(
+    ("logits", "mean", "std"),
+    [((3,), (4, 2), (4, 2)), ((4,), (4, 2), (4, 1)), ((4,), (4,), (4,)), ((1,), (4, 2), (4, 2))],
+)
+def test_a_mixture_refuses_parameters_that_do_not_fit_together(logits, mean, std):
+    with pytest.raises(ValueError, match=r"logits must have shape \(C,\), mean and std \(C, L\); got"):
+        diagonal_normal_mixture(torch.zeros(logits), torch.zeros(mean), torch.ones(std))

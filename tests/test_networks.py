@@ -5,10 +5,11 @@ from itertools import product
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 import torch
 from torch import nn
 
-from course_lib.networks import BernoulliNetwork, NormalNetwork, mlp
+from course_lib.networks import BernoulliNetwork, NormalNetwork, StandardNormal, mlp
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -66,3 +67,53 @@ def test_bernoulli_network_gives_each_bit_its_sigmoid(inputs, device):
     bits = torch.tensor(list(product([0.0, 1.0], repeat=3))).to(device)
     total = p.log_prob(bits[:, None, None]).exp().sum(0)
     torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_standard_normal_follows_its_module_in_device_and_type(device):
+    prior = StandardNormal(3).to(device, torch.float32)
+    z = torch.randn(4, 3, dtype=torch.float32, device=device)
+    p = prior()
+    assert (p.batch_shape, p.event_shape) == ((), (3,))
+    assert (p.mean.dtype, p.mean.device.type) == (torch.float32, device.type)
+    assert not list(prior.parameters())
+    expected = scipy.stats.norm.logpdf(z.cpu().double()).sum(-1)
+    np.testing.assert_allclose(p.log_prob(z).cpu(), expected, rtol=1e-6)
+
+
+def test_labelled_network_is_a_layer_on_the_input_beside_the_one_hot_label(inputs, device):
+    network = LabelledNetwork(5, 3, 7, NormalNetwork(7, (), 2)).to(device)
+    labels = torch.tensor([2, 0, 1, 2]).to(device)
+    q = network(inputs, labels)
+    assert (q.batch_shape, q.event_shape) == ((3, 4), (2,))
+    one_hot = np.broadcast_to(np.eye(3)[labels.cpu()], (3, 4, 3))
+    joined = np.concatenate([inputs.cpu().numpy(), one_hot], -1)
+    matrix = np.concatenate(
+        [network.inputs.weight.detach().cpu().numpy(), network.labels.weight.detach().cpu().numpy().T], 1
+    )
+    features = elu(joined @ matrix.T + network.inputs.bias.detach().cpu().numpy())
+    np.testing.assert_allclose(q.mean.detach().cpu(), affine(network.network.mean, features), rtol=1e-10)
+
+
+def test_labelled_network_puts_the_axis_of_all_labels_first(inputs, device):
+    network = LabelledNetwork(5, 3, 7, NormalNetwork(7, (), 2)).to(device)
+    every = network(inputs[0], torch.arange(3, device=device)[:, None])
+    assert every.batch_shape == (3, 4)
+    for c in range(3):
+        one = network(inputs[0], torch.tensor(c, device=device))
+        torch.testing.assert_close(every.mean[c], one.mean, rtol=0, atol=1e-12)
+
+
+def test_labelled_network_multiplies_each_input_once_for_all_labels(inputs, device):
+    network, rows = LabelledNetwork(5, 3, 7, NormalNetwork(7, (6,), 2)).to(device), []
+    for layer in (network.inputs, network.network.trunk[0]):
+        layer.register_forward_hook(lambda layer, given, output: rows.append(given[0].shape[:-1].numel()))
+    network(inputs[0], torch.arange(3, device=device)[:, None])
+    assert rows == [4, 12]
+
+
+def test_labelled_network_starts_its_label_columns_as_a_linear_layer_would(device):
+    network = LabelledNetwork(100, 50, 200, nn.Identity())
+    weights = network.labels.weight.detach()
+    assert weights.abs().max() <= 0.1
+    spread = weights.std().item()  # uniform on ±0.1: 0.1/√3, from 10,000 draws
+    assert spread == pytest.approx(0.1 / 3**0.5, rel=0.02)

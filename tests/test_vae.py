@@ -115,6 +115,24 @@ def test_prior_is_standard_normal_on_the_models_device(device):
     assert torch.equal(prior.stddev.cpu(), torch.ones(3))
 
 
+def test_a_given_prior_takes_the_place_of_the_standard_normal(device):
+    prior = nn.Module()
+    prior.centre = nn.Parameter(torch.tensor([1.0, -2.0]))
+    prior.forward = lambda: diagonal_normal(prior.centre, torch.full_like(prior.centre, 0.5))
+    vae = BernoulliVAE(4, n_latents=2, hidden=(3,), prior=prior).to(device)
+    assert vae.prior().mean.tolist() == [1.0, -2.0]
+    assert any(
+        parameter is prior.centre for parameter in vae.parameters()
+    )  # it is trained, and moved, with the rest
+    x, q = torch.rand(5, 4, device=device).round(), vae.posterior(torch.zeros(4, device=device))
+    by_formula = torch.distributions.kl_divergence(
+        torch.distributions.Normal(q.mean, q.stddev), torch.distributions.Normal(prior.centre, 0.5)
+    ).sum()
+    torch.testing.assert_close(elbo(vae, torch.zeros(4, device=device)).kl, by_formula)
+    elbo(vae, x).value.sum().backward()
+    assert prior.centre.grad.abs().min() > 0
+
+
 def test_default_widths_are_mirrored_in_the_decoder():
     def widths(network):
         return [layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear)]
