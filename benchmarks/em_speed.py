@@ -116,7 +116,7 @@ def main() -> None:
         f"; a fit of {many} iterations less one of {few}, divided by {ITERATIONS}, from one start to "
         f"one end; scikit-learn {sklearn.__version__}"
     )
-    report_speed("em", times, device, "scikit-learn", work, details)
+    report_speed("em", times, device, ["scikit-learn"], work, details)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def main() -> None:
         f"scikit-learn {sklearn.__version__} keeps its chains from batch to batch, which costs it the same "
         "products"
     )
-    report_speed("rbm", times, device, "scikit-learn", work, details)
+    report_speed("rbm", times, device, ["scikit-learn"], work, details)
 
 
 if __name__ == "__main__":

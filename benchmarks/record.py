@@ -7,7 +7,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,28 +74,34 @@ def interleaved_seconds(
 
 
 def report_speed(
-    name: str, times: dict[str, list[float]], device: torch.device, peer: str, work: str, details: str
+    name: str,
+    times: dict[str, list[float]],
+    device: torch.device,
+    peers: Sequence[str],
+    work: str,
+    details: str,
 ) -> None:
-    """Print the medians beside the products and a peer, and write `results/speed_<name>_<device>.json`.
+    """Print the medians beside the products and the peers, and write `results/speed_<name>_<device>.json`.
 
     Args:
         name: of the result.
-        times: of every run, one of them called products and one by the name of the peer.
+        times: of every run, one of them called products and the others by the names of the peers among them.
         device: where they ran.
-        peer: the run that the others are compared with.
+        peers: the runs that the others are compared with.
         work: what was timed, for the screen and the protocol.
         details: what else the protocol says.
     """
     medians = {run: statistics.median(values) for run, values in times.items()}
+    repeats = len(times["products"])
     print(f"{work}, {torch.get_num_threads()} threads, {device}")
     for run, median in medians.items():
         print(
             f"{run:13s} {median:7.3f} s   {median / medians['products']:5.2f} × the products   "
-            f"{medians[peer] / median:5.2f} × faster than {peer}"
+            + "   ".join(f"{medians[peer] / median:5.2f} × faster than {peer}" for peer in peers)
         )
     content = {
         "kind": "speed",
-        "protocol": f"{work}{details}; medians of {len(times[peer])} interleaved repeats in one process",
+        "protocol": f"{work}{details}; medians of {repeats} interleaved repeats in one process",
         "seconds": medians,
         "repeats": times,
         "machine": machine(device),
