@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import standard_errors
 
-from course_lib.batches import STREAMS, TRANSFORMS, Batches, sub_seed
+from course_lib.batches import STREAMS, TRANSFORMS, Batches, ZippedBatches, sub_seed
 
 
 def take(batches, n):
@@ -256,3 +256,50 @@ def test_the_state_of_another_data_set_is_refused():
 def test_batches_that_cannot_be_are_refused(tensors, options, message):
     with pytest.raises(ValueError, match=message):
         Batches(*tensors, **options)
+
+
+# Several streams side by side.
+
+
+def zipped(device, seed=0):
+    few, many = torch.arange(6, device=device), torch.arange(100, 120, device=device)
+    return ZippedBatches(Batches(few, batch_size=3, seed=seed), Batches(many, batch_size=5, seed=seed + 1))
+
+
+def test_zipped_streams_yield_what_each_would_alone(device):
+    few, many = torch.arange(6, device=device), torch.arange(100, 120, device=device)
+    alone = zip(Batches(few, batch_size=3), Batches(many, batch_size=5, seed=1), strict=False)
+    for pair, expected in zip(take(zipped(device), 9), alone, strict=False):
+        assert isinstance(pair, tuple)
+        assert [part.tolist() for part in pair] == [part.tolist() for part in expected]
+
+
+def test_zipped_streams_turn_at_their_own_pace(device):
+    pairs = take(zipped(device), 4)  # twice round the six, once round the twenty
+    assert torch.cat([few for few, _ in pairs]).bincount().tolist() == [2] * 6
+    assert torch.cat([many for _, many in pairs]).sort().values.tolist() == list(range(100, 120))
+
+
+def test_zipped_streams_continue_from_their_saved_state(device):
+    stream = zipped(device)
+    take(stream, 5)
+    buffer = io.BytesIO()
+    torch.save(stream.state_dict(), buffer)
+    expected = take(stream, 6)
+    buffer.seek(0)
+    other = zipped(device, seed=7)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    for pair, continued in zip(expected, take(other, 6), strict=True):
+        assert [part.tolist() for part in pair] == [part.tolist() for part in continued]
+
+
+def test_zipped_streams_refuse_the_state_of_others_and_change_nothing(device):
+    stream, control = zipped(device), zipped(device)
+    with pytest.raises(ValueError, match="the saved batches are not those of 2 streams"):
+        stream.load_state_dict(Batches(torch.arange(6, device=device), batch_size=3).state_dict())
+    few, many = torch.arange(6, device=device), torch.arange(100, 120, device=device)
+    wider = ZippedBatches(Batches(few, batch_size=3), Batches(many, batch_size=10))
+    with pytest.raises(ValueError, match="batch_size: saved 10, asked for 5"):
+        stream.load_state_dict(wider.state_dict())
+    for pair, expected in zip(take(stream, 3), take(control, 3), strict=True):
+        assert [part.tolist() for part in pair] == [part.tolist() for part in expected]

@@ -8,6 +8,7 @@ import torch
 from course_lib.checks import (
     check_examples,
     check_floor,
+    check_labels,
     check_last_axis,
     check_n_latents,
     check_stretches,
@@ -18,6 +19,9 @@ from course_lib.checks import (
 def test_good_input_passes():
     check_examples(torch.randn(3, 2))
     check_floor(1e-300)
+    for dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        check_labels("y", torch.tensor([[0], [2]], dtype=dtype), 3)
+    check_labels("y", torch.tensor([], dtype=torch.int64), 3)
     check_last_axis("x", torch.randn(4, 3, 2), "n_pixels", 2)
     check_n_latents(1, 2)
     check_whole("n", 0, 0)
@@ -76,3 +80,28 @@ def test_what_is_no_whole_number_of_at_least_two_is_refused(number):
 def test_a_truth_value_is_no_count():
     with pytest.raises(ValueError, match="n must be a whole number of at least 0, got True"):
         check_whole("n", True, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bool, torch.complex64])
+def test_labels_that_are_no_whole_numbers_are_refused(dtype, device):
+    with pytest.raises(
+        ValueError, match=r"y must hold whole numbers, got torch\.\w+; convert with \.long\(\)"
+    ):
+        check_labels("y", torch.ones(2, device=device).to(dtype), 3)
+
+
+@pytest.mark.parametrize(("labels", "seen"), [([0, 3], "0 to 3"), ([-1, 2], "-1 to 2"), ([-5, 9], "-5 to 9")])
+@torch.no_grad()
+def test_labels_out_of_range_are_refused(labels, seen, device):
+    with pytest.raises(ValueError, match=f"y must be labels 0 … 2, got values from {seen}"):
+        check_labels("y", torch.tensor(labels, device=device), 3)
+
+
+def test_values_of_labels_are_looked_at_on_the_cpu_also_in_training():
+    with pytest.raises(ValueError, match="y must be labels 0 … 2"):
+        check_labels("y", torch.tensor([3]), 3)
+
+
+def test_values_of_labels_are_not_looked_at_inside_a_compiled_graph(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    check_labels("y", torch.tensor([3]), 3)

@@ -16,7 +16,7 @@ from oracles import standard_errors
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from course_lib.data import bars_and_stripes, default_device, load_images
+from course_lib.data import balanced_indices, bars_and_stripes, default_device, load_images
 
 REAL_DATA = os.environ.get("COURSE_DATA_DIR")
 UNREACHABLE = "http://127.0.0.1:9/"
@@ -75,6 +75,28 @@ def test_batches_pair_each_image_with_its_label(device):
     np.testing.assert_allclose(
         np.c_[labels.cpu(), x.cpu()][order], expected[np.lexsort(expected.T)], rtol=1e-6
     )
+
+
+def test_semi_supervised_batches_pair_labelled_bits_with_unlabelled_ones(device):
+    images = load_images("digits", device)
+    indices = balanced_indices(images.train_labels, 5)
+    stream = images.semi_supervised_batches(indices, batch_size=100, transform=None)
+    (x, y), x_unlabelled = next(stream)
+    assert (x.shape, y.shape, x_unlabelled.shape) == ((50, 64), (50,), (100, 64))
+    order = np.lexsort(np.c_[y.cpu(), x.cpu()].T)
+    expected = np.c_[images.train_labels[indices].cpu(), images.train[indices].cpu() / 16]
+    np.testing.assert_allclose(np.c_[y.cpu(), x.cpu()][order], expected[np.lexsort(expected.T)], rtol=1e-6)
+    (bits, _), more_bits = next(images.semi_supervised_batches(indices))
+    assert set(bits.unique().tolist()) == set(more_bits.unique().tolist()) == {0.0, 1.0}
+
+
+def test_semi_supervised_batches_refuse_duplicates_and_missing_classes(device):
+    images = load_images("digits", device)
+    indices = balanced_indices(images.train_labels, 5)
+    with pytest.raises(ValueError, match=r"indices names 1 of its examples more than once"):
+        images.semi_supervised_batches(torch.cat([indices, indices[:1]]))
+    with pytest.raises(ValueError, match=r"no labelled example of the classes \[0\]"):
+        images.semi_supervised_batches(indices[5:])
 
 
 def test_batches_are_bits_unless_asked_otherwise(device):

@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 from torch import nn
 
-from course_lib.networks import BernoulliNetwork, NormalNetwork, StandardNormal, mlp
+from course_lib.networks import BernoulliNetwork, LabelledNetwork, NormalNetwork, StandardNormal, mlp
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
