@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from course_lib.bounds import NegativeIwaeBound
 from course_lib.checks import check_examples, check_whole
@@ -48,16 +49,31 @@ def doubly_reparametrised_bound(model: LatentVariableModel, x: Tensor, n_samples
     Source:
         Tucker, Lawson, Gu and Maddison (2019), equation 8.
     """
-    z = draw_latents(model.posterior(x), n_samples)
-    with torch.no_grad():
-        frozen = model.posterior(x)  # the density, which φ shall not move
-    log_weights = model.likelihood(z).log_prob(x) + model.prior().log_prob(z) - frozen.log_prob(z)
+    posterior = model.posterior(x)
+    z = draw_latents(posterior, n_samples)
+    log_joint = model.likelihood(z).log_prob(x) + model.prior().log_prob(z)
+    log_weights = log_joint - _log_prob_along_the_path(posterior, z)
     shares = log_weights.detach().softmax(0)
     if z.requires_grad:  # w̃ a second time, on its way to φ and not to θ
-        event_axes = (1,) * (z.ndim - shares.ndim)
-        z.register_hook(lambda gradient: shares.reshape(*shares.shape, *event_axes) * gradient)
+        per_event = shares.reshape(*shares.shape, *(1,) * (z.ndim - shares.ndim))
+        z.register_hook(lambda gradient: per_event * gradient)
     surrogate = (shares * log_weights).sum(0)  # its gradient is wanted, not its value
     return log_mean_exp(log_weights.detach()) + surrogate - surrogate.detach()
+
+
+def _log_prob_along_the_path(posterior: Distribution, z: Tensor) -> Tensor:
+    """log q(z), whose gradient passes through z alone and not through the parameters of q.
+
+    To evaluate the posterior again under `torch.no_grad()` would not do: a parameter that appears in it as it
+    is, without any operation, still collects its gradient.
+    """
+    if not z.requires_grad:
+        return posterior.log_prob(z).detach()
+    leaf = z.detach().requires_grad_()
+    log_prob = posterior.log_prob(leaf)
+    (slope,) = torch.autograd.grad(log_prob.sum(), leaf)
+    step = slope * (z - leaf.detach())  # zero, with the slope as its gradient
+    return log_prob.detach() + step.reshape(*log_prob.shape, -1).sum(-1)
 
 
 class DoublyReparametrisedBound(NegativeIwaeBound):
