@@ -76,9 +76,13 @@ class Course:
     """Our own: loss of a batch, and one pass."""
 
     def __init__(self, name: str) -> None:
+        images = load_images("mnist", "cpu")
         self.model = networks(name)
-        objective = NegativeIwaeBound(self.model, SAMPLES) if name == "iwae" else NegativeElbo(self.model)
-        self.objective, self.stream = objective, load_images("mnist", "cpu").batches(BATCH, transform=None)
+        self.objective = (
+            NegativeIwaeBound(self.model, SAMPLES) if name == "iwae" else NegativeElbo(self.model)
+        )
+        self.stream = images.batches(BATCH, transform=None)
+        self.steps = len(images.train) // BATCH
 
     def loss(self, x: Tensor) -> float:
         """Nats per image."""
@@ -86,8 +90,7 @@ class Course:
 
     def run(self) -> None:
         """One pass."""
-        steps = 60_000 // BATCH
-        fit(self.objective, self.stream, steps, log_every=steps, progress=False)
+        fit(self.objective, self.stream, self.steps, log_every=self.steps, progress=False)
 
 
 class Pyro:
@@ -222,7 +225,7 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     pyro.distributions.enable_validation(False)
-    logging.getLogger("pythae").setLevel(logging.ERROR)
+    logging.disable(logging.INFO)  # pythae says where it would write
     device = torch.device("cpu")
     images = load_images("mnist", device).evaluation(None, "train")
     steps = len(images) // BATCH
