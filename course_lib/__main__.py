@@ -14,10 +14,12 @@ from torch import nn
 from course_lib.batches import Batches, ZippedBatches
 from course_lib.bounds import NegativeElbo, NegativeIwaeBound, elbo
 from course_lib.checkpoint import load_checkpoint, save_checkpoint
-from course_lib.data import DATASETS, Images, balanced_indices, default_device, load_images
+from course_lib.data import DATASETS, Images, default_device, load_images
 from course_lib.gmvae import GMVAE
+from course_lib.labels import balanced_indices
 from course_lib.latent_variable_model import LatentVariableModel
-from course_lib.ssvae import SSVAE, BernoulliSSVAE, SemiSupervisedObjective, unlabelled_bound
+from course_lib.semi_supervised_model import SSVAE
+from course_lib.ssvae import BernoulliSSVAE, SemiSupervisedObjective, unlabelled_bound
 from course_lib.training import History, fit
 from course_lib.vae import BernoulliVAE
 

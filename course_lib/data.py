@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from course_lib.batches import TRANSFORMS, Batches, ZippedBatches, check_transform, sub_seed
-from course_lib.labels import balanced_indices, labelled_and_unlabelled
+from course_lib.labels import balanced_indices as balanced_indices  # for who looks for it here
+from course_lib.labels import labelled_and_unlabelled
 
-__all__ = ["DATASETS", "Images", "balanced_indices", "bars_and_stripes", "default_device", "load_images"]
+__all__ = ["DATASETS", "Images", "bars_and_stripes", "default_device", "load_images"]
 
 DATASETS = ("digits", "mnist", "fashion-mnist")
 

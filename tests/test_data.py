@@ -16,7 +16,8 @@ from oracles import standard_errors
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from course_lib.data import balanced_indices, bars_and_stripes, default_device, load_images
+from course_lib.data import bars_and_stripes, default_device, load_images
+from course_lib.labels import balanced_indices
 
 REAL_DATA = os.environ.get("COURSE_DATA_DIR")
 UNREACHABLE = "http://127.0.0.1:9/"

@@ -12,8 +12,8 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from course_lib.bounds import elbo, estimate_log_likelihood, iwae_bound
 from course_lib.distributions import diagonal_normal
+from course_lib.semi_supervised_model import SSVAE
 from course_lib.ssvae import (
-    SSVAE,
     BernoulliSSVAE,
     GaussianSSVAE,
     SemiSupervisedObjective,
