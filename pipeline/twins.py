@@ -206,7 +206,7 @@ def _failed_statement(error: AssertionError, source: str, filename: str) -> str:
 def _execute(source: str, namespace: dict[str, Any], filename: str) -> None:
     # Tracebacks show the cell's lines when the interpreter can look them up.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    exec(compile(source, filename, "exec"), namespace)
+    exec(compile(TransformerManager().transform_cell(source), filename, "exec"), namespace)
 
 
 def _global_state(namespace: dict[str, Any]) -> list[tuple[Any, Any]]:

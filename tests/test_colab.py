@@ -323,14 +323,35 @@ def test_the_first_cell_installs_exactly_the_published_library(
     assert first.splitlines()[-1] == f"course_lib {published.version} · data set digits · device cpu"
 
 
+def wheel_again(name: str, folder: Path) -> None:
+    """Zip an installed pure-Python package into a wheel from which pip can install it elsewhere."""
+    distribution = importlib.metadata.distribution(name)
+    file = f"{name.replace('-', '_')}-{distribution.version}-py3-none-any.whl"
+    with zipfile.ZipFile(folder / file, "w") as archive:
+        for path in distribution.files or []:
+            if ".." not in path.parts and "__pycache__" not in path.parts:
+                archive.write(Path(str(distribution.locate_file(path))), path.as_posix())
+
+
 def test_chapter_8_runs_from_nothing_but_torch_and_the_wheel(site: Path, wheel: Path, tmp_path: Path) -> None:
+    """Pyro comes from the chapter's own cell, which finds it in a folder instead of an index."""
     python = new_environment(tmp_path / "env", wheel)
+    index = tmp_path / "index"
+    index.mkdir()
+    for name in ("pyro-ppl", "pyro-api", "opt-einsum"):
+        wheel_again(name, index)
+    command = [python, "-c", "import pyro"]
+    assert subprocess.run(command, capture_output=True).returncode != 0
     command = [python, "-m", "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check", wheel]
     subprocess.run(command, check=True)  # fails if the wheel's own metadata asks for more than was linked
     notebook = nbformat.read(site / "notebooks" / "08_variational_autoencoders.ipynb", as_version=4)
     notebook.cells.append(new_code_cell(PROBE))
-    *printed, probe = run_in(python, notebook, tmp_path / "empty", COURSE_DATASET="digits")
+    notebook.cells.append(new_code_cell("print(pyro.__file__)"))
+    *printed, probe, pyro = run_in(
+        python, notebook, tmp_path / "empty", COURSE_DATASET="digits", PIP_FIND_LINKS=str(index)
+    )
     file, _, absent = json.loads(probe)
     assert Path(file).is_relative_to(tmp_path / "env")
+    assert Path(pyro).is_relative_to(tmp_path / "env")
     assert sorted(absent) == sorted(BUILD_TOOLS)
     assert "· data set digits" in printed[0]
