@@ -13,11 +13,12 @@ import torch
 from iwae_runs import IWAE_RUNS
 from rbm_runs import RBM_RUNS
 from record import machine, write
+from ssvae_runs import SSVAE_RUNS
 from vae_runs import VAE_RUNS
 
 from course_lib.data import default_device
 
-RUNS: dict[str, dict[str, Any]] = VAE_RUNS | RBM_RUNS | IWAE_RUNS
+RUNS: dict[str, dict[str, Any]] = VAE_RUNS | RBM_RUNS | IWAE_RUNS | SSVAE_RUNS
 SECONDS = ("training", "evaluation")
 COSTS = (*SECONDS, "evaluation memory")
 
