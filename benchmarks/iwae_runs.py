@@ -81,7 +81,8 @@ def entry(n_samples: int, likelihood: str, units: str) -> dict[str, Any]:
             f"{BATCH}, which is {STEPS * BATCH // 60_000} passes against the published 3,280; Adam with "
             f"learning rate {LEARNING_RATE:g} falling to 0 along a cosine, the published one fell from "
             "1e-3 to 1e-4 in eight stages; evaluated on all 10,000 test images, binarised once with seed 0, "
-            f"with K = {TEST_SAMPLES:,} where the published value has 5,000. The learning curve is that of the first {CURVE_IMAGES:,} test images"
+            f"with K = {TEST_SAMPLES:,} where the published value has 5,000. "
+            f"The learning curve is that of the first {CURVE_IMAGES:,} test images"
         ),
         "published": {f"negative log-likelihood, K = {TEST_SAMPLES:,}": likelihood, "active units": units},
         "source": "Burda, Grosse and Salakhutdinov (2016), table 1: one stochastic layer, log-likelihood "
