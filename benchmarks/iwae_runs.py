@@ -16,8 +16,8 @@ from course_lib.latent_variable_model import LatentVariableModel
 from course_lib.training import History, fit
 from course_lib.vae import BernoulliVAE
 
-STEPS, BATCH, LEARNING_RATE, TEST_SAMPLES = 20_000, 20, 2e-3, 1000
-CURVE = (1000, 3000, 10_000, STEPS)
+STEPS, BATCH, LEARNING_RATE, TEST_SAMPLES = 10_000, 20, 2e-3, 1000
+CURVE = (300, 1000, 3000, STEPS)
 CURVE_IMAGES, CURVE_SAMPLES = 1000, 100
 
 
