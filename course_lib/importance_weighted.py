@@ -47,7 +47,7 @@ def doubly_reparametrised_bound(model: LatentVariableModel, x: Tensor, n_samples
         ValueError: as `draw_latents`.
 
     Source:
-        Tucker, Lawson, Gu and Maddison (2019), equation 8.
+        Tucker, Lawson, Gu and Maddison (2019).
     """
     posterior = model.posterior(x)
     z = draw_latents(posterior, n_samples)
@@ -164,7 +164,7 @@ def signal_to_noise(draws: Tensor) -> Tensor:
         shape (\*entries); from n draws a ratio below about 2/√n is indistinguishable from 0.
 
     Source:
-        Rainforth et al. (2018), equation 3.
+        Rainforth et al. (2018).
     """
     if draws.ndim == 0 or len(draws) < 2:
         raise ValueError(f"draws must have at least 2 rows, got the shape {tuple(draws.shape)}")
