@@ -145,6 +145,15 @@ def test_every_example_comes_without_its_label_the_labelled_ones_among_them(numb
     assert sorted(seen[:, 0].long().tolist()) == list(range(90))
 
 
+def test_the_number_of_levels_reaches_both_streams(device):
+    """Pixels at their largest value are always 1; with the wrong number of levels they rarely are."""
+    pixels = torch.full((30, 50), 16, dtype=torch.uint8, device=device)
+    labels, indices = (torch.arange(30) % 3).to(device), torch.arange(30, device=device)
+    stream = labelled_and_unlabelled(pixels, labels, indices, 30, "binarize", n_levels=17)
+    (bits, _), other_bits = next(stream)
+    assert bits.min() == other_bits.min() == 1
+
+
 def test_the_noise_of_the_two_streams_differs(device):
     pixels = torch.full((30, 50), 128, dtype=torch.uint8, device=device)
     labels = (torch.arange(30) % 3).to(device)

@@ -370,6 +370,15 @@ def test_shapes_and_support(device):
     assert model.given(torch.tensor(2, device=device)).sample(9).shape == (9, D)
 
 
+def test_decoder_has_the_hidden_widths_in_reverse():
+    model = BernoulliSSVAE(D, C, L, hidden=(5, 4))
+    widths = {
+        name: [layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear)]
+        for name, network in (("encoder", model.encoder), ("decoder", model.decoder))
+    }
+    assert widths == {"encoder": [5, 4, L, L], "decoder": [4, 5, D]}
+
+
 def test_gaussian_decoder_keeps_its_floor(device):
     model = GaussianSSVAE(D, C, L, hidden=(5,), min_std=0.3).to(device)
     nn.init.constant_(model.decoder.network.log_std.bias, -1000.0)
