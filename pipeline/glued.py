@@ -118,6 +118,6 @@ def updated(values: dict[str, Any], expected: dict[str, Entry]) -> dict[str, Ent
             entries[name] = entry
             continue
         fresh = default_entry(value)
-        chosen = {**fresh, "tolerance": entry.get("tolerance", -1)}
+        chosen = {**fresh, "tolerance": entry.get("tolerance", fresh.get("tolerance"))}
         entries[name] = chosen if "value" in fresh and _is_entry(chosen) else fresh
     return entries

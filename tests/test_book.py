@@ -266,10 +266,11 @@ def test_updating_keeps_what_agrees_and_the_chosen_tolerances():
         "gone": {"value": 1.0, "tolerance": 0.1},
         "clock": {"varies": "wall-clock time"},
     }
-    entries = updated({"same": 1.05, "moved": 2.0, "new": 3, "clock": 9.0}, expected)
+    entries = updated({"same": 1.05, "moved": 2.0, "new": 3, "clock": 9.0, "name": "digits"}, expected)
     assert entries == {
         "same": expected["same"],
         "moved": {"value": 2.0, "tolerance": 0.2},
         "new": {"value": 3, "tolerance": 0},
         "clock": expected["clock"],
+        "name": {"value": "digits", "tolerance": 0},
     }
