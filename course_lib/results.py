@@ -225,7 +225,7 @@ def plot_differences(results: Sequence[dict[str, Any]]) -> Figure | None:
     if not panels:
         return None
     heights = [len(compared) for _, compared in panels]
-    size = (6.4, sum(0.3 * height + 0.95 for height in heights))
+    size = (6.4, sum(0.3 * height + 1.1 for height in heights))
     figure, axes = plt.subplots(
         len(panels), figsize=size, squeeze=False, gridspec_kw={"height_ratios": heights}
     )
