@@ -1,8 +1,9 @@
 """The semi-supervised VAE's published numbers, trained again: what `reproduce.py` runs.
 
 Settings were chosen on validation data: trained on the first 50,000 training images with 100 of their labels
-(draws 0 and 1), judged on the other 10,000. The runs here use all 60,000 images, and draws of labels that
-nobody had looked at before.
+(draws 0 and 1), judged on the labels of the other 10,000. The VAE of those trials had seen all 60,000 images,
+without labels; not every setting was tried on both draws. The runs here use draws of labels that nobody had
+looked at before.
 """
 
 import time
@@ -127,8 +128,8 @@ PROTOCOL = (
     "every seed (10 to 14); all 60,000 training images without labels; the VAE of the first stage has "
     f"784-300-300-{CODE} ELU networks and {M1_STEPS:,} steps at 2e-3; batches of {BATCH} labelled and "
     f"{BATCH} unlabelled images, Adam, every rate falling to 0 along a cosine; accuracy on all 10,000 test "
-    "images as grey levels. Settings were chosen on 10,000 training images, held out for that, with two "
-    "other draws of labels"
+    "images as grey levels. Settings were chosen on 10,000 training images whose labels were held out for "
+    "that, with two other draws of labels"
 )
 SOURCE = "Kingma et al. (2014), table 1: 100 labels, error rates 11.97 ± 1.71 (M2) and 3.33 ± 0.14 (M1+M2)"
 COMMON = {"seeds": SEEDS, "source": SOURCE, "unit": "% of test images"}
