@@ -6,14 +6,37 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "check_dequantised",
     "check_examples",
     "check_floor",
     "check_labels",
     "check_last_axis",
+    "check_log_det",
     "check_n_latents",
     "check_stretches",
     "check_whole",
+    "looked_at",
 ]
+
+
+def check_dequantised(x: Tensor, alpha: float) -> None:
+    """Refuse pixels outside [0, 1), at 0 where there is no margin α, and grey levels without noise.
+
+    The values are looked at as `looked_at` says.
+    """
+    if not looked_at(x) or x.numel() == 0:
+        return
+    smallest, largest, n_zeros = float(x.min()), float(x.max()), int((x == 0).sum())
+    cure = "dequantise the grey levels: images.batches(transform='dequantize')"
+    if not (smallest >= 0 and largest < 1):  # also true of NaN
+        raise ValueError(f"x has pixels in [{smallest:g}, {largest:g}], outside [0, 1); {cure}")
+    if alpha == 0 and n_zeros:
+        raise ValueError(f"{n_zeros} pixels of x are 0, where the logit is -inf; take alpha > 0, or {cure}")
+    if n_zeros > 1 + x.numel() // 100:
+        raise ValueError(
+            f"{n_zeros} of the {x.numel()} pixels of x are exactly 0, so they carry no noise and no density "
+            f"is bounded on them; {cure}"
+        )
 
 
 def check_examples(x: Tensor) -> None:
@@ -35,15 +58,10 @@ def check_floor(variance_floor: float) -> None:
 
 
 def check_labels(name: str, labels: Tensor, n_classes: int) -> None:
-    """Refuse labels that are no whole numbers 0 … n_classes − 1.
-
-    To look at the values makes the host wait for an accelerator: there they are looked at only where no
-    gradients are recorded, and never inside `torch.compile`.
-    """
+    """Refuse labels that are no whole numbers 0 … n_classes − 1, where `looked_at` allows to look."""
     if labels.dtype not in (torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8):
         raise ValueError(f"{name} must hold whole numbers, got {labels.dtype}; convert with .long()")
-    looked_at = labels.device.type == "cpu" or not torch.is_grad_enabled()
-    if labels.numel() and looked_at and not torch.compiler.is_compiling():
+    if labels.numel() and looked_at(labels):
         smallest, largest = (int(extreme) for extreme in labels.aminmax())
         if smallest < 0 or largest >= n_classes:
             raise ValueError(
@@ -60,6 +78,20 @@ def check_last_axis(name: str, tensor: Tensor, size_name: str, size: int, cure: 
         )
 
 
+def check_log_det(log_det: Tensor) -> None:
+    """Refuse, with a FloatingPointError, a map whose Jacobian is singular or not finite.
+
+    The values are looked at as `looked_at` says.
+    """
+    if looked_at(log_det) and not torch.isfinite(log_det).all():
+        bad = log_det[~torch.isfinite(log_det)]
+        raise FloatingPointError(
+            f"log|det J| is {float(bad[0])} in {bad.numel()} of {log_det.numel()} places: the Jacobian is "
+            "singular (-inf), or the map has overflowed (inf, NaN). Lower the learning rate, look for NaN in "
+            "the data, and begin with flow.initialise(x)."
+        )
+
+
 def check_n_latents(n_latents: int, n_pixels: int) -> None:
     """Refuse as many linear latents as pixels, or none."""
     if not 1 <= n_latents < n_pixels:
@@ -72,6 +104,14 @@ def check_stretches(name: str, shape: torch.Size, target: torch.Size) -> None:
     pairs = zip(reversed(shape), reversed(target), strict=False)
     if len(shape) > len(target) or not all(n in (1, m) for n, m in pairs):
         raise ValueError(f"{name} must broadcast to {tuple(target)}, got {tuple(shape)}")
+
+
+def looked_at(values: Tensor) -> bool:
+    """Whether a check may look: it makes the host wait for an accelerator, and breaks a compiled graph.
+
+    So it may on a CPU and, elsewhere, where no gradients are recorded; never inside `torch.compile`.
+    """
+    return not torch.compiler.is_compiling() and (values.device.type == "cpu" or not torch.is_grad_enabled())
 
 
 def check_whole(name: str, number: int, least: int) -> None:
