@@ -129,14 +129,18 @@ class Flow(nn.Module):
         return self
 
 
-def coupling_layers(n_features: int, n_layers: int, hidden: Sequence[int]) -> list[Bijection]:
+def coupling_layers(
+    n_features: int, n_layers: int, hidden: Sequence[int], activation: type[nn.Module] = nn.SiLU
+) -> list[Bijection]:
     """`n_layers` times `ActNorm` and `AffineCoupling`, the features reversed in between."""
-    return _layers(n_features, n_layers, lambda: AffineCoupling(n_features, hidden))
+    return _layers(n_features, n_layers, lambda: AffineCoupling(n_features, hidden, None, activation))
 
 
-def autoregressive_layers(n_features: int, n_layers: int, hidden: Sequence[int]) -> list[Bijection]:
+def autoregressive_layers(
+    n_features: int, n_layers: int, hidden: Sequence[int], activation: type[nn.Module] = nn.SiLU
+) -> list[Bijection]:
     """`n_layers` times `ActNorm` and `MaskedAutoregressive`, the features reversed in between."""
-    return _layers(n_features, n_layers, lambda: MaskedAutoregressive(n_features, hidden))
+    return _layers(n_features, n_layers, lambda: MaskedAutoregressive(n_features, hidden, 0, activation))
 
 
 def planar_layers(n_features: int, n_layers: int) -> list[Bijection]:
