@@ -80,7 +80,7 @@ class _Adjoint(torch.autograd.Function):
         ctx: Any, settings: SolverSettings, field: nn.Module, state: Tensor, times: Tensor, *theta: Tensor
     ) -> Tensor:
         with torch.no_grad():
-            states = integrate(field, state, times, settings)
+            states = integrate(field, state.detach(), times.detach(), settings)
         ctx.settings, ctx.field = settings, field
         ctx.save_for_backward(times, states, *theta)
         return states
