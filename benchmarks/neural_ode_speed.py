@@ -4,8 +4,8 @@
 
 The field is an MLP of two hidden layers on the state and the time, the solver torchdiffeq's dopri5 at
 rtol = 1e-5 and atol = 1e-6 in float32, from t = 0 to 1; the loss is the mean square of the final state, and
-the gradient is that of all weights and of the initial state. Ours and torchdiffeq's `odeint_adjoint` share the
-solver, the tolerances and the equations; they differ in how these are packed and in the norm that chooses
+the gradient is that of all weights and of the initial state. Ours and torchdiffeq's `odeint_adjoint` share
+the solver, the tolerances and the equations; they differ in how these are packed and in the norm that chooses
 the backward steps. "products" are the field's matrix products alone, as often as our adjoint needs them, into
 preallocated memory.
 
