@@ -26,6 +26,7 @@ def check_dequantised(x: Tensor, alpha: float) -> None:
     """
     if not looked_at(x) or x.numel() == 0:
         return
+    x = x.detach()
     smallest, largest, n_zeros = float(x.min()), float(x.max()), int((x == 0).sum())
     cure = "dequantise the grey levels: images.batches(transform='dequantize')"
     if not (smallest >= 0 and largest < 1):  # also true of NaN
@@ -109,9 +110,12 @@ def check_stretches(name: str, shape: torch.Size, target: torch.Size) -> None:
 def looked_at(values: Tensor) -> bool:
     """Whether a check may look: it makes the host wait for an accelerator, and breaks a compiled graph.
 
-    So it may on a CPU and, elsewhere, where no gradients are recorded; never inside `torch.compile`.
+    So it may on a CPU and, elsewhere, where no gradients are recorded; never inside `torch.compile`, nor
+    inside `torch.func.vmap` and its relatives, which know no single value.
     """
-    return not torch.compiler.is_compiling() and (values.device.type == "cpu" or not torch.is_grad_enabled())
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(values):
+        return False
+    return values.device.type == "cpu" or not torch.is_grad_enabled()
 
 
 def check_whole(name: str, number: int, least: int) -> None:

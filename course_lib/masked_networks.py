@@ -12,17 +12,20 @@ from course_lib.elementwise import ELU
 __all__ = ["MaskedLinear", "MaskedMLP", "autoregressive_masks"]
 
 
-def autoregressive_masks(n_features: int, hidden: Sequence[int], n_outputs: int = 1) -> list[Tensor]:
+def autoregressive_masks(
+    n_features: int, hidden: Sequence[int], n_outputs: int = 1, lowest: int = 1
+) -> list[Tensor]:
     r"""Which weights may stay, so that output i depends on the inputs j < i and on no other.
 
     Input j has the degree j = 1, …, D; a hidden unit of degree d may see the inputs j ≤ d and the hidden
-    units of degree ≤ d before it; output i may see the hidden units of degree < i. The hidden degrees
-    1, …, D − 1 are dealt out in turn, as evenly as the width allows.
+    units of degree ≤ d before it; output i may see the hidden units of degree < i. The hidden degrees, from
+    the lowest to D − 1, are dealt out in turn, as evenly as the width allows.
 
     Args:
         n_features: D.
         hidden: widths of the hidden layers.
         n_outputs: numbers for each feature; the output holds the first of all features, then the second …
+        lowest: the lowest hidden degree, 1, or 0 for units that see no feature, only a context.
 
     Returns:
         one boolean matrix a layer, shape (outputs, inputs), True where the weight stays.
@@ -32,11 +35,10 @@ def autoregressive_masks(n_features: int, hidden: Sequence[int], n_outputs: int 
     """
     check_whole("n_features", n_features, 1)
     degrees = [torch.arange(1, n_features + 1)]
-    degrees += [torch.arange(width) % max(n_features - 1, 1) + 1 for width in hidden]
+    lowest = min(lowest, n_features - 1)  # nothing comes before an only feature
+    degrees += [torch.arange(width) % (n_features - lowest) + lowest for width in hidden]
     inner = [after[:, None] >= before for before, after in pairwise(degrees)]
     outer = degrees[0][:, None] > degrees[-1]
-    if n_features == 1:  # nothing comes before the only feature
-        inner = [torch.zeros_like(mask) for mask in inner]
     return [*inner, outer.repeat(n_outputs, 1)]
 
 
@@ -86,7 +88,7 @@ class MaskedMLP(nn.Module):
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden must name at least one layer of at least one unit, got {list(hidden)}")
         check_whole("n_context", n_context, 0)
-        masks = autoregressive_masks(n_features, hidden, n_outputs)
+        masks = autoregressive_masks(n_features, hidden, n_outputs, lowest=0 if n_context else 1)
         self.first, *rest = (MaskedLinear(mask) for mask in masks)
         self.rest = nn.Sequential(activation(), *(m for layer in rest for m in (layer, activation())))[:-1]
         self.context = nn.Linear(n_context, hidden[0], bias=False) if n_context else None

@@ -1,5 +1,7 @@
 r"""The planar flow: a map that bends space along one direction, inverted by finding a root."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -15,17 +17,21 @@ def invertible_direction(u: Tensor, w: Tensor) -> Tensor:
     r"""The vector û nearest to u in the direction of w for which the planar map is invertible.
 
     .. math:: \hat u = u + \bigl(m(w^\top u) - w^\top u\bigr) \frac{w}{\|w\|^2}, \qquad
-              m(a) = -1 + \log(1 + e^a), \qquad w^\top \hat u = m(w^\top u) > -1
+              m(a) = -1 + \log\bigl(1 + (e - 1)\, e^a\bigr), \qquad w^\top \hat u = m(w^\top u) > -1
+
+    The paper has m(a) = −1 + log(1 + eᵃ), with m(0) ≠ 0: its û grows without limit as w → 0. Ours is that
+    function shifted so that m(0) = 0: û stays near u, and u = 0 is the identity.
 
     Args:
         u: shape (\*batch, D).
         w: shape (\*batch, D), not 0.
 
     Source:
-        Rezende and Mohamed (2015), appendix A.1.
+        Rezende and Mohamed (2015), appendix A.1, with another m.
     """
     product = (w * u).sum(-1, keepdim=True)
-    return u + (nn.functional.softplus(product) - 1 - product) * w / w.square().sum(-1, keepdim=True)
+    limited = nn.functional.softplus(product + math.log(math.e - 1)) - 1
+    return u + (limited - product) * w / w.square().sum(-1, keepdim=True)
 
 
 class PlanarMap(Bijection):
