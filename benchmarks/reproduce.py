@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from flow_runs import FLOW_RUNS
 from iwae_runs import IWAE_RUNS
 from rbm_runs import RBM_RUNS
 from record import machine, write
@@ -18,7 +19,7 @@ from vae_runs import VAE_RUNS
 
 from course_lib.data import default_device
 
-RUNS: dict[str, dict[str, Any]] = VAE_RUNS | RBM_RUNS | IWAE_RUNS | SSVAE_RUNS
+RUNS: dict[str, dict[str, Any]] = VAE_RUNS | RBM_RUNS | IWAE_RUNS | SSVAE_RUNS | FLOW_RUNS
 SECONDS = ("training", "evaluation")
 COSTS = (*SECONDS, "evaluation memory")
 
