@@ -167,7 +167,7 @@ def vae_entry(
 
 FLOW_RUNS: dict[str, dict[str, Any]] = {
     "flow_autoregressive": flow_entry(
-        "Masked autoregressive flow, 5 layers of 1,024 ELU units, fully connected",
+        "Masked autoregressive flow, 5 layers of 1,024 SiLU units, fully connected",
         lambda n_pixels: autoregressive_layers(n_pixels, 5, [1024]),
         4000,
         "1.89",
@@ -176,7 +176,7 @@ FLOW_RUNS: dict[str, dict[str, Any]] = {
         "Grathwohl et al., 2019)",
     ),
     "flow_coupling": flow_entry(
-        "RealNVP, 6 couplings of 512-512 ELU units, fully connected",
+        "RealNVP, 6 couplings of 512-512 SiLU units, fully connected",
         lambda n_pixels: coupling_layers(n_pixels, 6, [512, 512]),
         4000,
         "1.06",

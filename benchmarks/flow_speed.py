@@ -22,7 +22,6 @@ from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 from course_lib.batches import Batches
-from course_lib.elementwise import ELU
 from course_lib.flow import Flow, NegativeLogLikelihood, autoregressive_layers, coupling_layers
 from course_lib.training import fit
 
@@ -54,11 +53,11 @@ def makers(x: Tensor) -> dict[str, Callable[[], Any]]:
     return {
         "coupling": lambda: Flow(2, coupling_layers(2, N_LAYERS, HIDDEN)).initialise(x),
         "coupling, zuko": lambda: Zuko(
-            zuko.flows.RealNVP(2, transforms=N_LAYERS, hidden_features=HIDDEN, activation=ELU)
+            zuko.flows.RealNVP(2, transforms=N_LAYERS, hidden_features=HIDDEN, activation=nn.SiLU)
         ),
         "autoregressive": lambda: Flow(2, autoregressive_layers(2, N_LAYERS, HIDDEN)).initialise(x),
         "autoregressive, zuko": lambda: Zuko(
-            zuko.flows.MAF(2, transforms=N_LAYERS, hidden_features=HIDDEN, activation=ELU)
+            zuko.flows.MAF(2, transforms=N_LAYERS, hidden_features=HIDDEN, activation=nn.SiLU)
         ),
     }
 
@@ -122,10 +121,10 @@ def main() -> None:
         "kind": "speed",
         "protocol": (
             f"two moons with noise {NOISE}, {N_TRAIN:,} points, batch {BATCH}; {N_LAYERS} transforms with "
-            f"hidden layers {HIDDEN} of ELU; fused Adam, learning rate {LEARNING_RATE:g} falling to 0 along "
+            f"hidden layers {HIDDEN} of SiLU; fused Adam, learning rate {LEARNING_RATE:g} falling to 0 along "
             f"a cosine. Seconds: {TIMED_STEPS} steps, medians of {options.repeats} interleaved repeats in "
-            f"one process. Log-likelihoods: {STEPS:,} steps, {options.seeds} seeds, {N_TEST:,} fresh points, the "
-            "same for all; nats per point"
+            f"one process. Log-likelihoods: {STEPS:,} steps, {options.seeds} seeds, {N_TEST:,} fresh "
+            "points, the same for all; nats per point"
         ),
         "seconds": {name: statistics.median(values) for name, values in times.items()},
         "repeats": times,

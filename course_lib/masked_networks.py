@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.checks import check_last_axis, check_whole
-from course_lib.elementwise import ELU
 
 __all__ = ["MaskedLinear", "MaskedMLP", "autoregressive_masks"]
 
@@ -82,7 +81,7 @@ class MaskedMLP(nn.Module):
         hidden: Sequence[int],
         n_outputs: int = 2,
         n_context: int = 0,
-        activation: type[nn.Module] = ELU,
+        activation: type[nn.Module] = nn.SiLU,
     ) -> None:
         super().__init__()
         if not hidden or min(hidden) < 1:
