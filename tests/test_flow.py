@@ -103,6 +103,16 @@ def test_remembered_and_recomputed_densities_have_equal_gradients():
     torch.testing.assert_close(gradients(True), gradients(False))
 
 
+def test_an_encoder_draws_in_one_pass():
+    layer = MaskedAutoregressive(5, [8], n_context=3)
+    encoder = FlowEncoder(4, [8], 5, layer, n_context=3)
+    calls = []
+    layer.network.register_forward_hook(lambda *_: calls.append(1))
+    posterior = encoder(torch.randn(6, 4))
+    posterior.log_prob(posterior.rsample((2,)))
+    assert len(calls) == 1
+
+
 class Squash(Bijection):
     """A map whose Jacobian vanishes where x is 0."""
 
