@@ -10,7 +10,7 @@ The integrand maps z of shape (n_samples, \*batch, \*event) to values of shape (
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +24,6 @@ from course_lib.distributions import all_states, base_distribution
 __all__ = [
     "LearnedBaseline",
     "enumeration",
-    "estimate_gradients",
     "gumbel_softmax",
     "leave_one_out",
     "pathwise",
@@ -200,54 +199,6 @@ def enumeration(distribution: Distribution, integrand: Integrand) -> Tensor:
     batch, event = distribution.batch_shape, distribution.event_shape
     z = all_states(distribution).reshape(-1, *[1] * len(batch), *event).expand(-1, *batch, *event)
     return (distribution.log_prob(z).exp() * _evaluate(integrand, z, distribution)).sum(0)
-
-
-def estimate_gradients(
-    estimator: Callable[[Distribution, Integrand], Tensor],
-    make_distribution: Callable[..., Distribution],
-    parameters: Sequence[Tensor],
-    integrand: Integrand,
-    n_repeats: int,
-) -> tuple[Tensor, ...]:
-    r"""Many independent estimates of what a gradient owes to the distribution, from one backward pass.
-
-    Every parameter is repeated along a new first axis, so that each of `n_repeats` copies of the distribution
-    keeps its own gradient. What the integrand itself owes to the parameters is **not** in it.
-
-    Args:
-        estimator: of this module, with its options fixed by `functools.partial`.
-        make_distribution: maps parameters of shapes (n_repeats, \*parameter shape) to a distribution of batch
-            shape (n_repeats, \*batch).
-        parameters: one or more tensors of floats.
-        integrand: f, of z of shape (n_samples, n_repeats, \*batch, \*event).
-        n_repeats: how many estimates, each of them with the estimator's own `n_samples`.
-
-    Returns:
-        for each parameter the gradients of E f, summed over \*batch; shape (n_repeats, \*parameter shape).
-    """
-    if isinstance(parameters, Tensor) or not parameters:
-        raise ValueError("parameters must be a sequence of tensors, like (mean, std)")
-    for p in parameters:
-        if not isinstance(p, Tensor) or not p.is_floating_point():
-            raise ValueError(f"parameters must be tensors of floats, got {p!r}")
-    check_whole("n_repeats", n_repeats, 1)
-    repeated = [p.detach().expand(n_repeats, *p.shape).clone().requires_grad_() for p in parameters]
-    with torch.enable_grad():
-        distribution = make_distribution(*repeated)
-        if distribution.batch_shape[:1] != (n_repeats,):
-            raise ValueError(
-                "make_distribution must return batch shape (n_repeats, *batch) with n_repeats = "
-                f"{n_repeats}, got {tuple(distribution.batch_shape)}"
-            )
-        total = estimator(distribution, integrand).sum()
-    if not total.isfinite():
-        raise FloatingPointError(
-            f"the estimate is {float(total.detach())}: the integrand must be finite. Look for NaN among the "
-            "parameters, and for samples outside the integrand's domain."
-        )
-    if not total.requires_grad:
-        raise ValueError("the estimate does not depend on the parameters: is something detached?")
-    return torch.autograd.grad(total, repeated, allow_unused=True, materialize_grads=True)
 
 
 def _score_surrogate(distribution: Distribution, z: Tensor, f: Tensor, baseline: Tensor) -> Tensor:
