@@ -232,8 +232,10 @@ class Logit(Bijection):
         z = \operatorname{logit}(p), \quad p = \alpha + (1 - 2\alpha)\, x, \qquad
         \log|\det J| = \sum_i \bigl(\log(1 - 2\alpha) - \log p_i - \log(1 - p_i)\bigr)
 
-    The margin α keeps z finite where x is 0. Grey levels that were not dequantised are refused: on such data
-    a density has no upper limit, since it may put a spike on each level.
+    The margin α keeps z finite where x is 0. The default is that of Papamakarios, Pavlakou and Murray (2017)
+    for MNIST. With the source's 0.05 all noise of a black pixel, one of 256 levels, lies within 0.07 of a
+    logit, and a density must be that narrow there to be good. Grey levels that were not dequantised are
+    refused: on such data a density has no upper limit, since it may put a spike on each level.
 
     Args:
         alpha: the margin, 0 ≤ α < ½.
@@ -244,7 +246,7 @@ class Logit(Bijection):
 
     domain = constraints.independent(constraints.unit_interval, 1)
 
-    def __init__(self, alpha: float = 0.05) -> None:
+    def __init__(self, alpha: float = 1e-6) -> None:
         super().__init__()
         if not 0 <= alpha < 0.5:
             raise ValueError(f"alpha must be in [0, 0.5), got {alpha}")
