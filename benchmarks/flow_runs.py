@@ -17,15 +17,15 @@ from vae_runs import STEPS as VAE_STEPS
 from vae_runs import evaluate as evaluate_vae
 
 from course_lib.affine_flows import MaskedAutoregressive
-from course_lib.bijections import Bijection, Composition, Logit, Permutation
+from course_lib.bijections import Bijection, Composition, Permutation
 from course_lib.bounds import NegativeElbo
 from course_lib.data import Images, load_images
+from course_lib.dequantisation import Logit, bits_per_dimension
 from course_lib.flow import (
     Flow,
     FlowEncoder,
     NegativeLogLikelihood,
     autoregressive_layers,
-    bits_per_dimension,
     coupling_layers,
 )
 from course_lib.networks import BernoulliNetwork, NormalNetwork

@@ -4,7 +4,6 @@ A flow *normalises*: z = f(x) carries the data to the base distribution, and x =
 back. Every bijection gives both maps together with the logarithm of the volume they stretch.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform
 
-from course_lib.checks import check_dequantised, check_last_axis
+from course_lib.checks import check_last_axis, check_whole
 
-__all__ = ["ActNorm", "Bijection", "Composition", "Inverse", "Logit", "Permutation"]
+__all__ = ["ActNorm", "Bijection", "Composition", "Inverse", "Permutation"]
 
 
 class Bijection(Transform, nn.Module):
@@ -151,8 +150,11 @@ class Permutation(Bijection):
 
     def __init__(self, order: Tensor) -> None:
         super().__init__()
-        if order.ndim != 1 or not torch.equal(order.sort().values, torch.arange(len(order)).to(order)):
-            raise ValueError(f"order must hold each of 0 … D − 1 once, got {order.tolist()}")
+        counted = torch.arange(len(order), device=order.device) if order.ndim == 1 and len(order) else None
+        if order.dtype != torch.int64 or counted is None or not torch.equal(order.sort().values, counted):
+            raise ValueError(
+                f"order must hold each of 0 … D − 1 once, as int64, got {order.tolist()} of {order.dtype}"
+            )
         self.register_buffer("order", order)
         self.register_buffer("inverse_order", order.argsort())
 
@@ -191,10 +193,9 @@ class ActNorm(Bijection):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.shift, self.log_scale = (
-            nn.Parameter(torch.zeros(n_features)),
-            nn.Parameter(torch.zeros(n_features)),
-        )
+        check_whole("n_features", n_features, 1)
+        self.shift = nn.Parameter(torch.zeros(n_features))
+        self.log_scale = nn.Parameter(torch.zeros(n_features))
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
@@ -204,7 +205,7 @@ class ActNorm(Bijection):
             ValueError: a feature is the same in all examples, so that no scale can bring it to 1.
         """
         check_last_axis("x", x, "n_features", len(self.shift))
-        std, mean = torch.std_mean(x.flatten(0, -2), dim=0, correction=0)
+        std, mean = torch.std_mean(x.reshape(-1, len(self.shift)), dim=0, correction=0)
         if not (std > 0).all():  # also true of NaN
             constant = (~(std > 0)).nonzero().flatten().tolist()
             raise ValueError(
@@ -223,48 +224,3 @@ class ActNorm(Bijection):
         r"""Z ⊙ exp(−s) + b, and −Σ s."""
         check_last_axis("z", z, "n_features", len(self.shift))
         return z * (-self.log_scale).exp() + self.shift, -self.log_scale.sum().expand(z.shape[:-1])
-
-
-class Logit(Bijection):
-    r"""Pixels in [0, 1] to the whole line.
-
-    .. math::
-        z = \operatorname{logit}(p), \quad p = \alpha + (1 - 2\alpha)\, x, \qquad
-        \log|\det J| = \sum_i \bigl(\log(1 - 2\alpha) - \log p_i - \log(1 - p_i)\bigr)
-
-    The margin α keeps z finite where x is 0. The default is that of Papamakarios, Pavlakou and Murray (2017)
-    for MNIST. With the source's 0.05 all noise of a black pixel, one of 256 levels, lies within 0.07 of a
-    logit, and a density must be that narrow there to be good. Grey levels that were not dequantised are
-    refused: on such data a density has no upper limit, since it may put a spike on each level.
-
-    Args:
-        alpha: the margin, 0 ≤ α < ½.
-
-    Source:
-        Dinh, Sohl-Dickstein and Bengio (2017), section 4.1.
-    """
-
-    domain = constraints.independent(constraints.unit_interval, 1)
-
-    def __init__(self, alpha: float = 1e-6) -> None:
-        super().__init__()
-        if not 0 <= alpha < 0.5:
-            raise ValueError(f"alpha must be in [0, 0.5), got {alpha}")
-        self.alpha = alpha
-
-    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of the pixels.
-
-        Raises:
-            ValueError: a pixel outside [0, 1), or, where α = 0, at 0; or more than one in a hundred at 0.
-        """
-        check_dequantised(x, self.alpha)
-        p = self.alpha + (1 - 2 * self.alpha) * x
-        log_p, log_not_p = p.log(), (-p).log1p()
-        return log_p - log_not_p, (math.log(1 - 2 * self.alpha) - log_p - log_not_p).sum(-1)
-
-    def inverse_and_log_det(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The pixels of the logits; logits beyond the margin give pixels a little outside [0, 1]."""
-        log_p, log_not_p = nn.functional.logsigmoid(z), nn.functional.logsigmoid(-z)
-        x = (log_p.exp() - self.alpha) / (1 - 2 * self.alpha)
-        return x, (log_p + log_not_p - math.log(1 - 2 * self.alpha)).sum(-1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "check_dequantised",
+    "check_batches",
     "check_examples",
     "check_floor",
     "check_labels",
@@ -19,24 +19,13 @@ __all__ = [
 ]
 
 
-def check_dequantised(x: Tensor, alpha: float) -> None:
-    """Refuse pixels outside [0, 1), at 0 where there is no margin α, and grey levels without noise.
-
-    The values are looked at as `looked_at` says.
-    """
-    if not looked_at(x) or x.numel() == 0:
-        return
-    x = x.detach()
-    smallest, largest, n_zeros = float(x.min()), float(x.max()), int((x == 0).sum())
-    cure = "dequantise the grey levels: images.batches(transform='dequantize')"
-    if not (smallest >= 0 and largest < 1):  # also true of NaN
-        raise ValueError(f"x has pixels in [{smallest:g}, {largest:g}], outside [0, 1); {cure}")
-    if alpha == 0 and n_zeros:
-        raise ValueError(f"{n_zeros} pixels of x are 0, where the logit is -inf; take alpha > 0, or {cure}")
-    if n_zeros > 1 + x.numel() // 100:
+def check_batches(name: str, context: torch.Size, x: torch.Size) -> None:
+    """Refuse a context whose batch axes do not go with those of x."""
+    pairs = zip(reversed(context[:-1]), reversed(x[:-1]), strict=False)
+    if not all(n == m or 1 in (n, m) for n, m in pairs):
         raise ValueError(
-            f"{n_zeros} of the {x.numel()} pixels of x are exactly 0, so they carry no noise and no density "
-            f"is bounded on them; {cure}"
+            f"{name} of shape {tuple(context)} does not go with x of shape {tuple(x)}: all axes but the last "
+            "must be equal, or 1"
         )
 
 

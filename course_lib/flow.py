@@ -3,7 +3,6 @@ r"""A normalising flow: a base distribution and a bijection, and with them an ex
 .. math:: \log p(x) = \log p_z(f(x)) + \log\left|\det \frac{\partial f}{\partial x}\right|
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
@@ -25,7 +24,6 @@ __all__ = [
     "FlowEncoder",
     "NegativeLogLikelihood",
     "autoregressive_layers",
-    "bits_per_dimension",
     "coupling_layers",
     "planar_layers",
 ]
@@ -35,7 +33,8 @@ class FlowDistribution(Distribution):
     r"""The law of x where f(x) has the law of the base.
 
     Of its last sample it remembers the log-density, which falls out of drawing: a bound that draws z and asks
-    for q(z | x) then pays for one map only, and never for an inverse.
+    for q(z | x) then pays for one map only, and never for an inverse. It belongs to one state of the
+    parameters, as torch's distributions do: make a new one after a step of the optimiser.
 
     Args:
         base: event (D,); its batch shape is the batch shape of the flow.
@@ -47,7 +46,8 @@ class FlowDistribution(Distribution):
     def __init__(self, base: Distribution, bijection: Bijection) -> None:
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
         self.base, self.bijection = base, bijection
-        self.last_sample: tuple[Tensor, int, Tensor] | None = None  # x, its version, log p(x)
+        # x, its version, log p(x), and whether gradients were recorded
+        self.last_sample: tuple[Tensor, int, Tensor, bool] | None = None
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -60,11 +60,13 @@ class FlowDistribution(Distribution):
         Raises:
             FloatingPointError: the Jacobian is singular or not finite at an x.
         """
-        if self.last_sample is not None:
-            sample, version, log_prob = self.last_sample
-            if value is sample and value._version == version:  # not written to since
-                return log_prob
+        if self.last_sample is not None and value is self.last_sample[0]:
+            _, version, log_prob, recorded = self.last_sample
+            if value._version == version and (recorded or not torch.is_grad_enabled()):
+                return log_prob  # the sample was not written to since, and no gradient is missing
         z, log_det = self.bijection.forward_and_log_det(value)
+        if not value.numel():  # of which torch's Independent cannot tell the shape
+            return log_det
         check_log_det(log_det)
         return self.base.log_prob(z) + log_det
 
@@ -73,7 +75,9 @@ class FlowDistribution(Distribution):
         z = self.base.rsample(torch.Size(sample_shape))
         x, log_det = self.bijection.inverse_and_log_det(z)
         check_log_det(log_det)
-        self.last_sample = x, x._version, self.base.log_prob(z) - log_det
+        if not x.is_inference():  # such a tensor does not count its versions
+            log_prob = self.base.log_prob(z) - log_det
+            self.last_sample = x, x._version, log_prob, torch.is_grad_enabled()
         return x
 
     @torch.no_grad()
@@ -111,10 +115,10 @@ class Flow(nn.Module):
         r"""log p(x) in nats: x of shape (\*batch, D), result (\*batch,).
 
         Raises:
-            ValueError: x has another number of features.
+            ValueError: x has another number of features, or holds integers.
             FloatingPointError: the Jacobian is singular or not finite at an x.
         """
-        check_last_axis("x", x, "n_features", self.n_features)
+        self._check(x)
         return self().log_prob(x)
 
     def sample(self, n_samples: int) -> Tensor:
@@ -124,9 +128,14 @@ class Flow(nn.Module):
 
     def initialise(self, x: Tensor) -> "Flow":
         """Let the layers that can, as `ActNorm`, start from a batch of shape (N, D); returns the flow."""
-        check_last_axis("x", x, "n_features", self.n_features)
+        self._check(x)
         self.bijection.initialise(x)
         return self
+
+    def _check(self, x: Tensor) -> None:
+        check_last_axis("x", x, "n_features", self.n_features)
+        if not x.is_floating_point():
+            raise ValueError(f"x holds {x.dtype}, but a density is for real numbers: convert with .float()")
 
 
 def coupling_layers(
@@ -217,27 +226,3 @@ class NegativeLogLikelihood(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """A batch of shape (B, D); the scalar to minimise."""
         return -self.flow.log_prob(x).mean()
-
-
-def bits_per_dimension(log_prob: Tensor, n_pixels: int, n_levels: int) -> Tensor:
-    r"""What a density of dequantised pixels says about the grey levels, in bits for each pixel.
-
-    .. math:: -\frac{\log p(x)}{D \log 2} + \log_2(\text{levels})
-
-    With :math:`x = (\text{level} + u) / \text{levels}` and its average over u this is an upper bound of the
-    bits that the grey levels themselves cost under the model: each level owns a cube of volume levels^(−D).
-
-    Args:
-        log_prob: log p(x) of the dequantised pixels in [0, 1), in nats, any shape.
-        n_pixels: D.
-        n_levels: number of grey levels, 256 for MNIST.
-
-    Returns:
-        the shape of `log_prob`.
-
-    Source:
-        Theis, van den Oord and Bethge (2016), section 3.1.
-    """
-    check_whole("n_pixels", n_pixels, 1)
-    check_whole("n_levels", n_levels, 2)
-    return -log_prob / (n_pixels * math.log(2)) + math.log2(n_levels)

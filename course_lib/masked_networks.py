@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from course_lib.checks import check_last_axis, check_whole
+from course_lib.checks import check_batches, check_last_axis, check_whole
 
 __all__ = ["MaskedLinear", "MaskedMLP", "autoregressive_masks"]
 
@@ -114,5 +114,6 @@ class MaskedMLP(nn.Module):
             raise ValueError(f"this network needs a context of size {self.n_context}: use given(context)")
         else:
             check_last_axis("context", context, "n_context", self.n_context)
+            check_batches("context", context.shape, x.shape)
             features = features + self.context(context)
         return self.rest(features).chunk(self.n_outputs, -1)

@@ -1,5 +1,7 @@
 r"""The flow as a latent-variable model: Dirac encoder and decoder, smoothed so that every density exists."""
 
+import math
+
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
@@ -25,7 +27,8 @@ class SmoothedFlow(LatentVariableModel):
         \frac{p(x \mid z)}{q(z \mid x)} = \left|\det \frac{\partial f}{\partial x}(x + \sigma\eta)\right|
 
     identically, and every log-weight is log p(x + ση) of the flow. The evidence lower bound is therefore the
-    average of the flow's log-density in a neighbourhood of x, and tends to log p(x) as σ → 0.
+    average of the flow's log-density in a neighbourhood of x, and tends to the flow's log p(x) as σ → 0. It
+    bounds this model's own evidence, log E[p(x + ση)], not the flow's log p(x), which it may exceed.
 
     Args:
         flow: the flow.
@@ -34,9 +37,9 @@ class SmoothedFlow(LatentVariableModel):
 
     def __init__(self, flow: Flow, noise_std: float) -> None:
         super().__init__()
-        if not noise_std > 0:
-            raise ValueError(f"noise_std must be > 0, got {noise_std}: at 0 neither density exists")
-        self.flow, self.noise_std = flow, noise_std
+        if not 0 < noise_std < math.inf:
+            raise ValueError(f"noise_std must be > 0 and finite, got {noise_std}: at 0 no density exists")
+        self.flow, self.noise_std = flow, float(noise_std)
 
     def prior(self) -> Distribution:
         """The flow's base, event (D,)."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.affine_flows import AffineCoupling, MaskedAutoregressive
-from course_lib.bijections import ActNorm, Bijection, Composition, Inverse, Logit, Permutation
+from course_lib.bijections import ActNorm, Bijection, Composition, Inverse, Permutation
+from course_lib.dequantisation import Logit
 from course_lib.planar import Planar
 
 

@@ -63,6 +63,8 @@ def test_what_does_not_fit_the_mask_is_refused():
         conditional(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="n_context=2"):
         conditional(torch.zeros(2, 3), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"\(4, 2\).*\(5, 3\)"):
+        conditional(torch.zeros(5, 3), torch.zeros(4, 2))
     for hidden in ([], [0]):
         with pytest.raises(ValueError, match="hidden"):
             MaskedMLP(3, hidden)

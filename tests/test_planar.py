@@ -93,3 +93,49 @@ def test_misuse_is_named():
         plain.inv(torch.tensor([torch.nan, 0.0]))
     with pytest.raises(ValueError, match="n_features"):
         Planar(0)
+
+
+def test_single_precision_keeps_the_determinant_where_the_map_is_almost_flat():
+    """w·û rounds to −1 there: 1 + w·û (1 − tanh²) would be 0, its logarithm −inf, the inverse NaN."""
+    w, b = torch.tensor([1.0, 0.0]), torch.tensor(0.0)
+    for push in (-17.0, -30.0):
+        exact = PlanarMap(push * w, w, b)
+        single = PlanarMap(push * w.float(), w.float(), b.float())
+        x = torch.tensor([[0.0, 2.0], [0.3, 2.0]])
+        expected = exact.forward_and_log_det(x)[1]
+        torch.testing.assert_close(
+            single.forward_and_log_det(x.float())[1].double(), expected, rtol=1e-5, atol=0
+        )
+        assert torch.isfinite(single.inv(torch.zeros(1, 2).float())).all()
+    assert 1 + float((single.w * single.u).sum()) == 0.0  # what would have been in the logarithm
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-25, 1e-6, 1e-3])
+def test_a_vanishing_w_leaves_u_alone_in_single_precision(size):
+    w, u = torch.tensor([size, -size]).float(), torch.tensor([2.0, 1.0]).float()
+    expected = invertible_direction(u.double(), w.double()) if size > 1e-20 else u.double()
+    tolerance = 1e-5 if size != 1e-25 else 1
+    torch.testing.assert_close(invertible_direction(u, w).double(), expected, rtol=0, atol=tolerance)
+    x = torch.randn(3, 2).float()
+    f = PlanarMap(u, w, torch.tensor(0.5).float())
+    torch.testing.assert_close(f.inv(f(x)), x, rtol=0, atol=1e-5)
+
+
+def test_the_determinant_is_differentiable_where_the_formulas_change():
+    w = torch.tensor([1.0, 0.5])
+    for product in (-10.0, -10.0 + 1e-9, -200.0, 200.0):
+        u = (product * w / w.square().sum()).requires_grad_()
+        moved = invertible_direction(u, w)
+        assert torch.isfinite(torch.autograd.grad(moved.sum(), u)[0]).all()
+        assert float(w @ moved.detach()) == pytest.approx(
+            math.log1p((math.e - 1) * math.exp(product)) - 1
+            if product < 100
+            else product + math.log(math.e - 1) - 1,
+            abs=1e-12,
+        )
+
+
+def test_a_context_of_another_batch_is_named():
+    for call in ("forward_and_log_det", "inverse_and_log_det"):
+        with pytest.raises(ValueError, match=r"\(4, 3\).*\(5, 3\)"):
+            getattr(Planar(3, n_context=2).given(torch.zeros(4, 2)), call)(torch.zeros(5, 3))

@@ -139,7 +139,7 @@ def test_the_naive_encoder_keeps_its_predicted_gap(std):
 
 def test_misuse_is_named():
     flow = random_flow()
-    for std in (0, -1, torch.nan):
+    for std in (0, -1, torch.nan, torch.inf):
         with pytest.raises(ValueError, match="noise_std"):
             SmoothedFlow(flow, std)
     with pytest.raises(ValueError, match="n_features=2"):
