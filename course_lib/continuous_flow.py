@@ -43,7 +43,7 @@ class VelocityNetwork(nn.Module):
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, t: Tensor, state: Tensor) -> Tensor:
-        r"""Time a scalar, state of shape (\*batch, D); the velocity, of the same shape."""
+        r"""Time a scalar or (\*batch, 1), state of shape (\*batch, D); the velocity, of the state's shape."""
         check_last_axis("state", state, "n_features", self.n_features)
         velocity: Tensor = self.layers(torch.cat([state, t.expand(*state.shape[:-1], 1)], -1))
         return velocity
@@ -83,9 +83,17 @@ def hutchinson_divergence(
     Returns:
         the velocity of shape (\*batch, D), and the estimate of shape (\*batch,).
 
+    Raises:
+        ValueError: no probes, or probes of another shape.
+
     Source:
         Hutchinson (1990); Grathwohl et al. (2019), equation 8.
     """
+    if not len(probes) or probes.shape[1:] != state.shape:
+        raise ValueError(
+            f"probes must have shape (K, *state.shape) with K >= 1, got {tuple(probes.shape)} for a state of "
+            f"shape {tuple(state.shape)}: draw_probes(K, state) makes them"
+        )
     velocity, total = _velocity_and_quadratic_forms(field, t, state, list(probes))
     return velocity, total / len(probes)
 

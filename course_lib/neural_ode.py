@@ -34,7 +34,7 @@ def solve(
 
     Args:
         field: a module called as `field(t, state)`, t a scalar; returns dz/dt, shaped like the state.
-        state: the initial state at `times[0]`, floats of any shape.
+        state: the initial state at `times[0]`, float32 or float64 of any shape; an empty batch stays empty.
         times: at least two times, strictly rising or strictly falling.
         method: one of :data:`course_lib.ode_solvers.ADAPTIVE_METHODS` or `FIXED_METHODS`; torchdiffeq's.
         rtol, atol: what an adaptive method lets the error of a step be, relative to the state and absolute.

@@ -73,6 +73,8 @@ def integrate(
     norm: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """torchdiffeq's solver, with its assertions turned into errors that say where and what to do."""
+    if not state.numel():  # an empty batch has no error by which to choose a step
+        return (state + field(times[0].to(state), state)).expand(len(times), *state.shape)
     watched = _Watched(field)
     options: dict[str, Any] = {"max_num_steps": settings.max_steps}
     if settings.method in FIXED_METHODS:
@@ -132,10 +134,15 @@ def _grid(times: Tensor, settings: SolverSettings) -> Tensor:
 
 
 def checked_times(times: Tensor | Sequence[float], state: Tensor) -> Tensor:
-    """The times as a tensor beside the state; refuses what is no grid."""
-    if not isinstance(state, Tensor) or not state.is_floating_point() or not torch.isfinite(state).all():
-        seen = f"{state.dtype} with NaN or infinity" if isinstance(state, Tensor) else type(state).__name__
-        raise ValueError(f"state must be a tensor of finite floats, got {seen}")
+    """The times as a tensor beside the state; refuses what is no grid, and what is no state."""
+    if not isinstance(state, Tensor) or state.dtype not in (torch.float32, torch.float64):
+        seen = state.dtype if isinstance(state, Tensor) else type(state).__name__
+        raise ValueError(
+            f"state must be a tensor of float32 or float64, got {seen}; a whole number cannot move, and half "
+            "precision has fewer digits than the tolerances ask for"
+        )
+    if not torch.isfinite(state).all():
+        raise ValueError("state must be finite, got NaN or infinity; look for it in the data")
     if not isinstance(times, Tensor):
         times = torch.tensor(times, dtype=state.dtype, device=state.device)
     grid = times.detach()

@@ -1,6 +1,8 @@
 """Continuous flows against matrix exponentials, Jacobians by autograd, quadrature, closed-form variances."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -206,6 +208,31 @@ def test_a_new_flow_is_the_identity():
     assert torch.equal(log_det, torch.zeros(2))
 
 
+def test_a_velocity_at_a_time_of_its_own_for_each_row(double_precision):
+    field, x, times = bent(), torch.randn(4, 2), torch.rand(4, 1)
+    rows = torch.stack([field(t[0], row) for t, row in zip(times, x, strict=True)])
+    assert torch.allclose(field(times, x), rows)
+
+
+def test_gradients_of_the_density_by_finite_differences(double_precision):
+    """The trace is differentiated too: the field's second derivatives in the state count."""
+    flow = ContinuousFlow(bent(scale=3.0), **TIGHT)
+    inputs = (torch.randn(2, 2, requires_grad=True), *flow.parameters())
+    assert torch.autograd.gradcheck(
+        lambda x, *_: flow.forward_and_log_det(x), inputs, atol=1e-6, rtol=1e-5, fast_mode=True
+    )
+
+
+def test_empty_batch_and_copies():
+    flow = ContinuousFlow(bent(), n_probes=1)
+    z, log_det = flow.forward_and_log_det(torch.zeros(0, 2))
+    assert (z.shape, log_det.shape) == ((0, 2), (0,))
+    flow.n_probes = 0
+    x = torch.randn(3, 2)
+    for twin in (copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
+        assert torch.equal(twin(x), flow(x))
+
+
 def test_trajectory():
     flow = ContinuousFlow(bent())
     x = torch.randn(4, 2)
@@ -223,12 +250,20 @@ def test_trajectory():
         (lambda: ContinuousFlow(bent(), noise="uniform"), "noise must be one of"),
         (lambda: draw_probes(0, torch.zeros(2)), "n_probes must be a whole number"),
         (lambda: draw_probes(1, torch.zeros(2), "uniform"), "noise must be one of"),
+        (
+            lambda: hutchinson_divergence(bent(), torch.tensor(0.0), torch.zeros(4, 2), torch.ones(0, 4, 2)),
+            r"probes must have shape .* got \(0, 4, 2\)",
+        ),
+        (
+            lambda: hutchinson_divergence(bent(), torch.tensor(0.0), torch.zeros(4, 2), torch.ones(1, 2)),
+            r"probes must have shape .* got \(1, 2\)",
+        ),
         (lambda: VelocityNetwork(0), "n_features must be a whole number"),
         (lambda: ContinuousFlow(bent(2))(torch.zeros(4, 3)), "n_features=2"),
         (lambda: ContinuousFlow(bent(2), rtol=-1.0)(torch.zeros(4, 2)), "rtol and atol"),
         (
             lambda: ContinuousFlow(bent(2))(torch.full((4, 2), math.nan)),
-            "state must be a tensor of finite floats",
+            "state must be finite",
         ),
     ],
 )

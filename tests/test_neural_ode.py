@@ -1,7 +1,9 @@
 """Solutions against closed forms, gradients against other people's, memory against the allocator."""
 
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -240,6 +242,96 @@ def test_a_field_that_depends_on_nothing():
     assert torch.equal(start.grad, torch.ones(2))
 
 
+@pytest.mark.parametrize("gradient", ["adjoint", "backprop"])
+@pytest.mark.parametrize("options", [{}, {"method": "rk4", "step_size": 0.5}], ids=["dopri5", "rk4"])
+def test_an_empty_batch_stays_empty(gradient, options):
+    field, start = Network(), torch.zeros(0, 3, requires_grad=True)
+    states = solve(field, start, [0.0, 0.5, 1.0], gradient=gradient, **options)
+    assert states.shape == (3, 0, 3)
+    states.sum().backward()
+    assert start.grad.shape == (0, 3)
+    assert torch.equal(field.layers[0].weight.grad, torch.zeros(8, 4))
+
+
+def test_several_solves_in_one_graph(double_precision):
+    """There and half the way back, and a third solve from the same start; a frozen layer and a buffer too."""
+    field = Network()
+    field.layers[0].requires_grad_(False)
+    field.register_buffer("tilt", torch.randn(3))
+    field.layers[2].register_forward_hook(lambda module, given, out: out + field.tilt * given[0][..., :3])
+    start, grads = torch.randn(4, 3, requires_grad=True), {}
+    inputs = [start, *(p for p in field.parameters() if p.requires_grad)]
+    for gradient in ("adjoint", "backprop"):
+        there = solve(field, start, [0.0, 1.0], gradient=gradient, **TIGHT)[-1]
+        back = solve(field, there, [1.0, 0.4], gradient=gradient, **TIGHT)[-1]
+        third = solve(field, 2 * start, [0.0, 0.5], gradient=gradient, **TIGHT)
+        grads[gradient] = torch.autograd.grad((there * back).sum() + third.square().sum(), inputs)
+    for ours, theirs in zip(*grads.values(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-7)
+
+
+def test_gradient_of_the_times_alone():
+    """Nothing else requires one, the times are of another precision, and the middle look sees only itself."""
+    times = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64, requires_grad=True)
+    states = solve(Formula(lambda t, z: -z), torch.tensor([2.0]), times, rtol=1e-6)
+    assert states.dtype == torch.float32
+    states[1].backward()
+    slope = 2 * math.exp(-0.5)  # z(s) = 2 exp(−(s − t₀))
+    assert torch.allclose(times.grad, torch.tensor([slope, -slope, 0.0], dtype=torch.float64), atol=1e-5)
+
+
+class Decay(nn.Module):
+    """Two states that decay at their own rates, and many parameters that do almost nothing."""
+
+    def __init__(self, n_idle):
+        super().__init__()
+        self.rates = nn.Parameter(torch.tensor([1.0, 6.0]))
+        self.idle = nn.Parameter(torch.zeros(n_idle))
+
+    def forward(self, t, state):
+        return -self.rates * state + 1e-12 * self.idle.sum()
+
+
+def test_idle_weights_do_not_loosen_the_backward_solve(double_precision):
+    """One root mean square over all parts would let a hundred thousand zeros hide the error."""
+    errors = {}
+    for n_idle in (0, 100_000):
+        field = Decay(n_idle)
+        z = solve(field, torch.ones(2), [0.0, 1.0], rtol=1e-5, atol=1e-5)[-1]
+        (by_rates,) = torch.autograd.grad(z.sum(), (field.rates,))
+        errors[n_idle] = float((by_rates + torch.exp(-field.rates.detach())).abs().max())
+    assert errors[100_000] < 1.5 * errors[0]
+
+
+def test_the_backward_pass_restarts_from_the_stored_states(double_precision):
+    """ż₁ = −16 z₁, ż₂ = θ z₁: nothing can run it backwards, but eight looks on the way mend ∂z₂(1)/∂θ."""
+    field = Formula(lambda t, z: torch.stack([-16 * z[0], field.theta * z[0]]))
+    field.theta = nn.Parameter(torch.ones(()))
+    errors = {}
+    for n_times in (2, 9):
+        times = torch.linspace(0, 1, n_times)
+        z = solve(field, torch.tensor([1.0, 0.0]), times, rtol=1e-6, atol=1e-6)[-1]
+        (by_theta,) = torch.autograd.grad(z[1], (field.theta,))
+        errors[n_times] = abs(float(by_theta) * 16 - 1)
+    assert errors[2] > 0.2  # the control
+    assert errors[9] < 1e-3
+
+
+@pytest.mark.parametrize(("end", "n_steps"), [(0.3, 3), (0.7, 7), (1.0, 10), (1.01, 11)])
+def test_rounding_adds_no_step(end, n_steps):
+    """0.3 in float32 is a little more than three times 0.1."""
+    counted = CountedField(Network())
+    solve(counted, torch.randn(3), [0.0, end], method="euler", step_size=0.1)
+    assert counted.n_evaluations == n_steps + 1
+
+
+def test_copies_and_pickles():
+    module = NeuralODE(CountedField(Network()), method="rk4", step_size=0.5)
+    x = torch.randn(2, 3)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(twin(x), module(x))
+
+
 def test_second_derivatives_are_refused(double_precision):
     field, start = Network(), torch.randn(3, requires_grad=True)
     state = solve(field, start, [0.0, 1.0])[-1]
@@ -344,10 +436,15 @@ def test_bad_settings(options, message):
         (
             Formula(lambda t, z: z),
             torch.ones(3, dtype=torch.int64),
-            "state must be a tensor of finite floats",
+            "state must be a tensor of float32 or float64, got torch.int64",
         ),
-        (Formula(lambda t, z: z), torch.tensor([1.0, math.nan]), "state must be a tensor of finite floats"),
-        (Formula(lambda t, z: z), [1.0], "state must be a tensor of finite floats"),
+        (
+            Formula(lambda t, z: z),
+            torch.ones(3, dtype=torch.float16),
+            "float32 or float64, got torch.float16",
+        ),
+        (Formula(lambda t, z: z), torch.tensor([1.0, math.nan]), "state must be finite, got NaN"),
+        (Formula(lambda t, z: z), [1.0], "state must be a tensor of float32 or float64, got list"),
     ],
 )
 def test_bad_fields_and_states(field, state, message):
