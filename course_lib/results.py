@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -99,8 +100,11 @@ def _duration(seconds: float) -> str:
 
 
 def _ours(measured: dict[str, Any]) -> str:
-    spread = measured["spread"]
-    return _number(measured["mean"]) + (f" ± {_number(spread)}" if spread is not None else "")
+    mean, spread = measured["mean"], measured["spread"]
+    small = 0 < abs(mean) < 0.1  # two decimals would leave one digit of it, or none
+    digits = 1 - math.floor(math.log10(abs(mean))) if small else 2
+    text = _number(mean, digits=digits)
+    return text if spread is None else f"{text} ± {_number(spread, digits=digits)}"
 
 
 class _Table(NamedTuple):

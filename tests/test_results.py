@@ -106,6 +106,21 @@ def test_table_shows_every_fact_of_a_reproduction(repository):
     assert facts["Date"] == "2026-11-21"
 
 
+@pytest.mark.parametrize(
+    ("mean", "spread", "text"),
+    [
+        (98.5, 0.08, "98.50 ± 0.08"),
+        (0.0048, 0.0012, "0.0048 ± 0.0012"),
+        (0.0, None, "0.00"),
+        (-0.05, None, "−0.050"),
+    ],
+)
+def test_small_numbers_keep_two_digits(mean, spread, text, repository):
+    changed = json.loads(json.dumps(REPRODUCTION))
+    changed["ours"]["KL"] = {"mean": mean, "spread": spread, "values": [mean]}
+    assert f"KL | – | {text} |" in repr(ResultTables([changed]))
+
+
 def test_titles_are_text_not_markup(repository):
     assert "VAE <small>" in "".join(
         ElementTree.fromstring(
