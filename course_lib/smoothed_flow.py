@@ -21,9 +21,11 @@ class SmoothedFlow(LatentVariableModel):
         z = f(x + \sigma \eta), \quad \eta \sim \mathcal N(0, I), \qquad
         p(x \mid z) = \mathcal N\bigl(g(z), \sigma^2 I\bigr), \qquad p(z) \text{ the base}
 
-    The density of z, by the change of variables, is q(z | x) = N(g(z); x, σ² I) · |det ∂g/∂z|, so that
+    By the change of variables,
 
     .. math::
+        q(z \mid x) = \mathcal N\bigl(g(z); x, \sigma^2 I\bigr) \left|\det \frac{\partial g}{\partial z}\right|,
+        \qquad
         \frac{p(x \mid z)}{q(z \mid x)} = \left|\det \frac{\partial f}{\partial x}(x + \sigma\eta)\right|
 
     identically, and every log-weight is log p(x + ση) of the flow. The evidence lower bound is therefore the
