@@ -24,8 +24,8 @@ class SmoothedFlow(LatentVariableModel):
     By the change of variables,
 
     .. math::
-        q(z \mid x) = \mathcal N\bigl(g(z); x, \sigma^2 I\bigr) \left|\det \frac{\partial g}{\partial z}\right|,
-        \qquad
+        q(z \mid x) = \mathcal N\bigl(g(z); x, \sigma^2 I\bigr)
+        \left|\det \frac{\partial g}{\partial z}\right|, \qquad
         \frac{p(x \mid z)}{q(z \mid x)} = \left|\det \frac{\partial f}{\partial x}(x + \sigma\eta)\right|
 
     identically, and every log-weight is log p(x + ση) of the flow. The evidence lower bound is therefore the
