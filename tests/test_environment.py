@@ -38,7 +38,7 @@ def test_the_real_constraints_lock_torch_and_lose_its_family_when_it_is_reused()
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert any(line.startswith("torch==") for line in lines)
     kept = reusing_constraints(lines, {"torch": "2.9.0"})
-    family = ("torch", "triton", "nvidia", "cuda")
+    family = ("torch==", "torchvision", "torchaudio", "triton", "nvidia", "cuda")
     assert [line for line in kept if line.startswith(family)] == ["torch==2.9.0"]
     assert {line for line in lines if not line.startswith(family)} <= set(kept)
 
