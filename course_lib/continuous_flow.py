@@ -1,6 +1,5 @@
 """Continuous normalizing flows: a bijection that solves a differential equation, and its log-determinant."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from course_lib.bijections import Bijection
 from course_lib.checks import check_last_axis, check_whole
+from course_lib.networks import mlp
 from course_lib.neural_ode import solve
 
 __all__ = ["ContinuousFlow", "VelocityNetwork", "draw_probes", "exact_divergence", "hutchinson_divergence"]
@@ -33,14 +33,11 @@ class VelocityNetwork(nn.Module):
         super().__init__()
         check_whole("n_features", n_features, 1)
         self.n_features = n_features
-        widths = [n_features + 1, *hidden]
-        layers: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), activation()]
-        last = nn.Linear(widths[-1], n_features)
+        self.layers = mlp(n_features + 1, hidden, activation)
+        last = nn.Linear([n_features + 1, *hidden][-1], n_features)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(*layers, last)
+        self.layers.append(last)
 
     def forward(self, t: Tensor, state: Tensor) -> Tensor:
         r"""Time a scalar or (\*batch, 1), state of shape (\*batch, D); the velocity, of the state's shape."""
@@ -182,13 +179,8 @@ class ContinuousFlow(Bijection):
         check_whole("n_probes", n_probes, 0)
         if noise not in NOISES:
             raise ValueError(f"noise must be one of {NOISES}, got {noise!r}")
-        self.field, self.t_end, self.n_probes, self.noise, self.options = (
-            field,
-            t_end,
-            n_probes,
-            noise,
-            options,
-        )
+        self.field, self.t_end, self.options = field, t_end, options
+        self.n_probes, self.noise = n_probes, noise
 
     def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""From the data to the base, with the integral of the trace; shapes (\*batch, D) and (\*batch,)."""
