@@ -11,14 +11,12 @@ from record import peak_memory_gib, reset_peak_memory
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from vae_runs import BATCH as VAE_BATCH
 from vae_runs import PROTOCOL as VAE_PROTOCOL
 from vae_runs import STEPS as VAE_STEPS
-from vae_runs import evaluate as evaluate_vae
+from vae_runs import train_and_evaluate
 
 from course_lib.affine_flows import MaskedAutoregressive
 from course_lib.bijections import Bijection, Composition, Permutation
-from course_lib.bounds import NegativeElbo
 from course_lib.data import Images, load_images
 from course_lib.dequantisation import Logit, bits_per_dimension
 from course_lib.flow import (
@@ -140,16 +138,7 @@ def flow_vae(
     )
     decoder = BernoulliNetwork(LATENTS, tuple(reversed(HIDDEN)), images.n_pixels)
     model = VAE(encoder, decoder, images.n_pixels, LATENTS, prior() if prior else None).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3 if cosine else 1e-3, fused=True)
-    scheduler = CosineAnnealingLR(optimizer, VAE_STEPS) if cosine else None
-    start = time.perf_counter()
-    fit(NegativeElbo(model), images.batches(VAE_BATCH, seed=seed), VAE_STEPS, optimizer, scheduler)
-    trained = time.perf_counter()
-    torch.manual_seed(seed)
-    reset_peak_memory()
-    values = evaluate_vae(model, images.evaluation("binarize", "test", seed=0))
-    costs = {"training": trained - start, "evaluation": time.perf_counter() - trained}
-    return values | costs | {"evaluation memory": peak_memory_gib()}
+    return train_and_evaluate(model, images, seed, cosine)
 
 
 def vae_entry(
