@@ -1,0 +1,197 @@
+"""Problem sets: from one master text a set to a student notebook, an autograder and the instructor's edition.
+
+A master, `book/assignments/ps*.py`, is a Jupytext percent file in otter-grader's format, with three blocks more:
+
+- the first cell, tagged `variant`, draws constants: its names in capitals replace `{{NAME}}` everywhere else;
+- BEGIN/END WRONG ANSWERS inside a question: code cells that begin with `# wrong: name`, `# earns: points` and
+  `# says: part of the message`;
+- BEGIN/END RUBRIC inside a manually graded question.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import numpy as np
+import yaml
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
+
+__all__ = ["ProblemSet", "Question", "WrongAnswer", "build", "read_master"]
+
+BLOCK = re.compile(r"^#\s*(BEGIN|END) (QUESTION|WRONG ANSWERS|RUBRIC|SOLUTION|TESTS)\s*$", re.MULTILINE)
+HEADER = re.compile(r"^# (wrong|earns|says): (.*)$", re.MULTILINE)
+
+
+@dataclass
+class WrongAnswer:
+    """A typical mistake: what it earns on its question, and what the message about it says."""
+
+    name: str
+    earns: float
+    says: str
+    source: str
+
+
+@dataclass
+class Question:
+    """One question of a problem set, in the order of the master."""
+
+    name: str
+    points: float
+    manual: bool
+    pool: str | None
+    cells: list[NotebookNode]
+    answer: str
+    wrong_answers: list[WrongAnswer] = field(default_factory=list)
+    rubric: str = ""
+
+
+@dataclass
+class ProblemSet:
+    """A master with its variant's constants filled in."""
+
+    name: str
+    variant: str
+    constants: dict[str, Any]
+    head: list[NotebookNode]
+    questions: list[Question]
+
+    @property
+    def points(self) -> float:
+        """Of all questions."""
+        return sum(question.points for question in self.questions)
+
+
+def read_master(path: Path, variant: str = "published") -> ProblemSet:
+    """Read a master, draw the variant's constants and questions, and take the extra blocks out.
+
+    Raises:
+        ValueError: a block is not closed, a question has no name or points, or a constant is unknown.
+    """
+    notebook = jupytext.read(path, fmt="py:percent")
+    first, *cells = notebook.cells
+    rng = np.random.default_rng(
+        int.from_bytes(hashlib.sha256(f"{path.stem}/{variant}".encode()).digest()[:8])
+    )
+    constants: dict[str, Any] = {}
+    if "variant" not in first.metadata.get("tags", []):
+        raise ValueError(f"{path.name}: the first cell must be tagged 'variant' and draw the constants")
+    exec(compile(first.source, f"{path.name}, variant", "exec"), {"rng": rng}, constants)
+    constants = {name: value for name, value in constants.items() if name.isupper()}
+    head: list[NotebookNode] = []
+    questions: list[Question] = []
+    block: list[NotebookNode] | None = None
+    for cell in cells:
+        cell.source = _fill(cell.source, constants, path.name)
+        mark = BLOCK.match(cell.source.split("\n")[0]) if cell.cell_type == "raw" else None
+        if mark and mark[2] == "QUESTION":
+            if mark[1] == "BEGIN":
+                block = [cell]
+            elif block is None:
+                raise ValueError(f"{path.name}: END QUESTION without a beginning")
+            else:
+                questions.append(_question([*block, cell], path.name))
+                block = None
+        elif block is None:
+            head.append(cell)
+        else:
+            block.append(cell)
+    if block is not None:
+        raise ValueError(f"{path.name}: a question is not closed by END QUESTION")
+    return ProblemSet(path.stem, variant, constants, head, _drawn(questions, rng, variant))
+
+
+def _fill(source: str, constants: Mapping[str, Any], name: str) -> str:
+    """The text with every {{NAME}} replaced by its value."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in constants:
+            raise ValueError(f"{name}: {{{{{match[1]}}}}} is no constant of the variant cell")
+        return str(constants[match[1]])
+
+    return re.sub(r"\{\{([A-Z][A-Z0-9_]*)\}\}", value, source)
+
+
+def _question(cells: list[NotebookNode], name: str) -> Question:
+    """Sort the cells of one question into otter's and ours."""
+    config = yaml.safe_load(cells[0].source.partition("\n")[2])
+    if not config or "name" not in config or "points" not in config:
+        raise ValueError(f"{name}: a question needs a name and points, got {config}")
+    pool = config.pop("pool", None)
+    kept = [new_raw_cell(f"# BEGIN QUESTION\n{yaml.safe_dump(config, sort_keys=False)}")]
+    parts: dict[str, list[NotebookNode]] = {"SOLUTION": [], "WRONG ANSWERS": [], "RUBRIC": []}
+    inside = ""
+    for cell in cells[1:]:
+        mark = BLOCK.match(cell.source.split("\n")[0]) if cell.cell_type == "raw" else None
+        if mark:
+            inside = mark[2] if mark[1] == "BEGIN" else ""
+            if mark[2] not in ("WRONG ANSWERS", "RUBRIC"):
+                kept.append(cell)
+            continue
+        if inside in parts:
+            parts[inside].append(cell)
+        if inside not in ("WRONG ANSWERS", "RUBRIC"):
+            kept.append(cell)
+    answer = "\n\n".join(cell.source for cell in parts["SOLUTION"] if cell.cell_type == "code")
+    return Question(
+        config["name"],
+        float(config["points"]),
+        bool(config.get("manual", False)),
+        pool,
+        kept,
+        answer,
+        [_wrong(cell.source, f"{name}, {config['name']}") for cell in parts["WRONG ANSWERS"]],
+        "\n\n".join(cell.source for cell in parts["RUBRIC"]),
+    )
+
+
+def _wrong(source: str, where: str) -> WrongAnswer:
+    header = dict(HEADER.findall(source))
+    if set(header) != {"wrong", "earns", "says"}:
+        raise ValueError(
+            f"{where}: a wrong answer begins with '# wrong:', '# earns:' and '# says:', got {header}"
+        )
+    return WrongAnswer(
+        header["wrong"], float(header["earns"]), header["says"], HEADER.sub("", source).strip("\n")
+    )
+
+
+def _drawn(questions: list[Question], rng: np.random.Generator, variant: str) -> list[Question]:
+    """All questions outside pools, and one of each pool: its first in the published variant."""
+    pools: dict[str, list[str]] = {}
+    for question in questions:
+        if question.pool:
+            pools.setdefault(question.pool, []).append(question.name)
+    chosen = {
+        names[0] if variant == "published" else names[int(rng.integers(len(names)))]
+        for names in pools.values()
+    }
+    return [question for question in questions if not question.pool or question.name in chosen]
+
+
+def build(problem: ProblemSet, out: Path) -> Path:
+    """Let otter assign make the student notebook and the autograder archive; returns their folder."""
+    from otter.assign import main as otter_assign
+
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    cells = [*problem.head, *(cell for question in problem.questions for cell in question.cells)]
+    notebook = new_notebook(
+        cells=cells,
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    source = out / f"{problem.name}.ipynb"
+    nbformat.write(notebook, source)
+    otter_assign(str(source), str(out / "dist"), no_run_tests=True, no_pdfs=True)
+    (out / "variant.json").write_text(
+        json.dumps({"variant": problem.variant, **problem.constants}, default=str)
+    )
+    return out / "dist"
