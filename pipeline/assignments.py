@@ -22,11 +22,18 @@ import nbformat
 import numpy as np
 import yaml
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
+from nbformat.v4 import new_notebook, new_raw_cell
 
 __all__ = ["ProblemSet", "Question", "WrongAnswer", "build", "read_master"]
 
 BLOCK = re.compile(r"^#\s*(BEGIN|END) (QUESTION|WRONG ANSWERS|RUBRIC|SOLUTION|TESTS)\s*$", re.MULTILINE)
+CONFIG = {
+    "init_cell": True,
+    "check_all_cell": False,
+    "export_cell": False,
+    "tests": {"files": True, "ok_format": False},
+    "generate": {"plugins": ["course_lib.grading_guard.GradingGuard"], "show_hidden": False},
+}
 HEADER = re.compile(r"^# (wrong|earns|says): (.*)$", re.MULTILINE)
 
 
@@ -81,10 +88,10 @@ def read_master(path: Path, variant: str = "published") -> ProblemSet:
     rng = np.random.default_rng(
         int.from_bytes(hashlib.sha256(f"{path.stem}/{variant}".encode()).digest()[:8])
     )
-    constants: dict[str, Any] = {}
+    constants: dict[str, Any] = {"rng": rng}
     if "variant" not in first.metadata.get("tags", []):
         raise ValueError(f"{path.name}: the first cell must be tagged 'variant' and draw the constants")
-    exec(compile(first.source, f"{path.name}, variant", "exec"), {"rng": rng}, constants)
+    exec(compile(first.source, f"{path.name}, variant", "exec"), constants)
     constants = {name: value for name, value in constants.items() if name.isupper()}
     head: list[NotebookNode] = []
     questions: list[Question] = []
@@ -183,7 +190,10 @@ def build(problem: ProblemSet, out: Path) -> Path:
 
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    cells = [*problem.head, *(cell for question in problem.questions for cell in question.cells)]
+    config = {**CONFIG, "name": problem.name}
+    first = new_raw_cell(f"# ASSIGNMENT CONFIG\n{yaml.safe_dump(config, sort_keys=False)}")
+    head = [cell for cell in problem.head if "ASSIGNMENT CONFIG" not in cell.source]
+    cells = [first, *head, *(cell for question in problem.questions for cell in question.cells)]
     notebook = new_notebook(
         cells=cells,
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
