@@ -33,16 +33,20 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
         return
 
+    running = True
+
     def stop(*_: object) -> None:
-        raise OutOfTime
+        if running:
+            raise OutOfTime
 
     previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.2)  # again and again, should the answer catch it
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again and again, should the answer catch it
     try:
         yield
     except OutOfTime:
         raise AssertionError(f"stopped after {seconds:g} s: does it loop for ever?") from None
     finally:
+        running = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
 
