@@ -1,8 +1,8 @@
 """Grade a class: `python -m course_lib.grading submissions/ --autograder ps1-autograder.zip --jobs 4`.
 
-Every notebook (or zip, or folder with one notebook) in the folder is graded by `otter run` in a process of its
-own. The result of each is written at once, so an interrupted run goes on where it stopped, and a submission
-that breaks everything loses only its own points. At the end there is one CSV with a row a student and one
+Every notebook (or zip, or folder with one notebook) in the folder is graded by `otter run` in a process of
+its own. The result of each is written at once, so an interrupted run goes on where it stopped, and a
+submission that breaks everything loses only its own points. At the end there is one CSV with a row a student and one
 feedback file each.
 """
 
@@ -36,7 +36,9 @@ def submissions(folder: Path) -> dict[str, Path]:
         if path.suffix in (".ipynb", ".zip"):
             found[path.stem] = path
         elif path.is_dir():
-            found |= {path.name: notebook for notebook in sorted(path.glob("*.ipynb"))[:1]}
+            notebooks = sorted(path.glob("*.ipynb"))
+            if len(notebooks) == 1:
+                found[path.name] = notebooks[0]
     if not found:
         raise ValueError(f"{folder} holds no .ipynb, no .zip and no folder with a notebook")
     return found

@@ -1,6 +1,6 @@
-"""Problem sets: from one master text a set to a student notebook, an autograder and the instructor's edition.
+"""Problem sets: from one master text each, a student notebook, an autograder and the instructor's edition.
 
-A master, `book/assignments/ps*.py`, is a Jupytext percent file in otter-grader's format, with three blocks more:
+A master, `book/assignments/ps*.py`, is a Jupytext percent file in otter-grader's format, with more:
 
 - the first cell, tagged `variant`, draws constants: its names in capitals replace `{{NAME}}` everywhere else;
 - BEGIN/END WRONG ANSWERS inside a question: code cells that begin with `# wrong: name`, `# earns: points` and
