@@ -1,0 +1,2342 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% tags=["variant"]
+import math
+
+SEED = int(rng.integers(1000))  # noqa: F821  (the pipeline provides rng)
+# radial layer
+D_RADIAL = int(rng.integers(3, 7))  # noqa: F821
+ALPHA = round(float(rng.uniform(0.8, 1.6)), 1)  # noqa: F821
+BETA = round(-ALPHA * float(rng.uniform(0.4, 0.7)), 2)  # noqa: F821
+RADIUS = round(float(rng.uniform(1.2, 2.0)), 1)  # noqa: F821
+RADIUS_OUT = round(RADIUS * (1 + BETA / (ALPHA + RADIUS)), 4)
+LOG_DET = round(
+    (D_RADIAL - 1) * math.log1p(BETA / (ALPHA + RADIUS)) + math.log1p(ALPHA * BETA / (ALPHA + RADIUS) ** 2), 4
+)
+LOG_P = round(-D_RADIAL / 2 * math.log(2 * math.pi) - RADIUS_OUT**2 / 2 + LOG_DET, 4)
+# planar layer
+D_PLANAR = int(rng.integers(3, 6))  # noqa: F821
+MILD = round(float(rng.uniform(0.4, 0.7)), 2)  # noqa: F821
+STRONG = round(float(rng.uniform(4, 8)), 1)  # noqa: F821
+WEAK = round(float(rng.uniform(-0.98, -0.92)), 3)  # noqa: F821
+# coupling and autoregression
+D_COUPLING = int(rng.integers(5, 8))  # noqa: F821
+MASKS = [
+    [bool(on) for on in rng.permutation(D_COUPLING) < D_COUPLING // 2]  # noqa: F821
+    for _ in range(3)
+]
+ORDER = [int(j) + 1 for j in rng.permutation(D_COUPLING)]  # noqa: F821
+if ORDER == sorted(ORDER):
+    ORDER.reverse()
+WIDTHS = [int(rng.integers(6, 10)), int(rng.integers(10, 13))]  # noqa: F821
+DEGREES = [[1 + k % (D_COUPLING - 1) for k in range(width)] for width in WIDTHS]
+# dequantisation
+N_LEVELS = int(rng.choice([4, 8, 16, 32]))  # noqa: F821
+N_PIXELS = int(rng.integers(3, 7))  # noqa: F821
+N_DRAWS = int(rng.integers(4, 8))  # noqa: F821
+# smoothing
+DELTA = round(float(rng.uniform(0.6, 0.85)), 2)  # noqa: F821
+SKEW = round(float(rng.uniform(0.2, 0.5)), 2)  # noqa: F821
+# adjoint
+THETA = round(float(rng.uniform(0.3, 0.9)), 1)  # noqa: F821
+PRICE = round(float(rng.uniform(0.4, 0.9)), 1)  # noqa: F821
+START = round(float(rng.uniform(0.5, 1.5)), 1)  # noqa: F821
+SLOPE = round(float(rng.uniform(-2, -1)), 1)  # noqa: F821
+GROWTH = (math.exp(2 * THETA) - 1) / (2 * THETA)
+BY_START = round(SLOPE * math.exp(THETA) + PRICE * START * GROWTH, 4)
+BY_THETA = round(
+    SLOPE * START * math.exp(THETA)
+    + PRICE * START**2 * (math.exp(2 * THETA) / (2 * THETA) - GROWTH / (2 * THETA)),
+    4,
+)
+D_ODE = int(rng.integers(2, 5))  # noqa: F821
+# continuous flow
+D_CNF = int(rng.integers(3, 5))  # noqa: F821
+N_PROBES = int(rng.integers(3, 6))  # noqa: F821
+
+# %% [raw]
+# # ASSIGNMENT CONFIG
+# name: ps4
+# init_cell: true
+# check_all_cell: false
+# export_cell: false
+# runs_on: default
+# tests:
+#   files: true
+#   ok_format: false
+# generate:
+#   show_hidden: false
+#   plugins: []
+
+# %% [markdown]
+# # Problem set 4: Flows and neural ODEs
+#
+# **100 points. About 12 hours.** You need chapters 9 (Normalizing flows) and 10 (Continuous flows), from chapter 5
+# the evidence lower bound, and from chapter 4 the multivariate Gaussian.
+#
+# **Data and machine.** Everything is synthetic and small. A laptop's processor or a free Colab session is enough:
+# the whole notebook runs in less than two minutes on one core. Use `float64` while you debug. The tests do.
+#
+# **Points.** Questions marked *by hand* are read by a person, with the points of each part as stated. The others
+# have public tests, which you can run as often as you like, and hidden tests, which run after you hand in, on
+# other numbers. A question earns the points of the tests it passes. One answer has ten seconds, may not print
+# more than a page, and is tested alone: no test uses your answer to another question. Functions of `course_lib`
+# that do what a question asks for are switched off while it is tested. `torch`, `numpy` and `math` are allowed
+# wherever a question does not say otherwise.
+#
+# **Conventions.** As in the chapters, $f$ normalises, $\mathbf z=f(\mathbf x)$, and $g=f^{-1}$ generates. Scales
+# are $z=x\,e^{s}+t$. Logarithms are natural and log-densities are in nats. A batch has its examples in the first
+# axis: $\mathbf x$ of shape `(B, D)`. A log-determinant is $\log\lvert\det\mathbf J\rvert$ of the map that the
+# function computes, and has the shape `(B,)`.
+#
+# **Honesty.** Name every person, text and tool, programs that write text or code included, that helped you with
+# an answer, in a line below that answer. By handing in you confirm that you can explain all of it.
+
+# %%
+import math
+
+import numpy as np
+import torch
+
+torch.manual_seed({{SEED}})
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: radial
+# points: 10
+# manual: true
+
+# %% [markdown]
+# ## 1. A layer around a point (10 points, by hand)
+#
+# A planar layer moves points along one direction. A **radial** layer moves them towards a centre
+# $\mathbf c\in\mathbb R^D$, or away from it. With numbers $\alpha>0$ and $\beta$, and $r=\lVert\mathbf x-\mathbf
+# c\rVert$,
+#
+# $$ f(\mathbf x)=\mathbf x+\frac{\beta}{\alpha+r}\,(\mathbf x-\mathbf c). $$
+#
+# (a) *4 points.* For $\mathbf x\ne\mathbf c$ derive
+# $\displaystyle\det\mathbf J_f(\mathbf x)=\Bigl(1+\frac{\beta}{\alpha+r}\Bigr)^{D-1}\Bigl(1+\frac{\alpha\beta}{(\alpha+r)^2}\Bigr).$
+#
+# (b) *3 points.* Show: $f$ is a bijection of $\mathbb R^D$ whose determinant is positive for all
+# $\mathbf x\ne\mathbf c$ and for $\mathbf x\to\mathbf c$ stays away from 0, **if and only if** $\beta>-\alpha$.
+#
+# (c) *2 points.* The inverse of a planar layer needs a root finder. Give the inverse of a radial layer in closed
+# form.
+#
+# (d) *1 point.* Let $D={{D_RADIAL}}$, $\mathbf c=\mathbf 0$, $\alpha={{ALPHA}}$, $\beta={{BETA}}$, and let the base be
+# $\mathcal N(\mathbf 0,\mathbf I)$. Compute $\log p(\mathbf x)$ in nats at a point with $\lVert\mathbf x\rVert={{RADIUS}}$,
+# with four digits after the point.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %% [markdown]
+# Write $h(r)=1/(\alpha+r)$, so $h'(r)=-h(r)^2$, and $\mathbf e=(\mathbf x-\mathbf c)/r$, a unit vector.
+#
+# **(a)** $\partial r/\partial\mathbf x=\mathbf e^\top$. The product rule gives
+#
+# $$ \mathbf J_f=(1+\beta h)\,\mathbf I+\beta h'\,(\mathbf x-\mathbf c)\,\mathbf e^\top
+#   =(1+\beta h)\,\mathbf I+\beta h' r\,\mathbf e\mathbf e^\top . $$
+#
+# This matrix is symmetric. A vector orthogonal to $\mathbf e$ is multiplied by $1+\beta h$: that is an eigenvalue
+# of multiplicity $D-1$. The vector $\mathbf e$ is multiplied by $1+\beta h+\beta h'r$. The determinant is the
+# product of all eigenvalues. The last one is
+# $1+\beta\,\frac{(\alpha+r)-r}{(\alpha+r)^2}=1+\frac{\alpha\beta}{(\alpha+r)^2}$. (The matrix determinant lemma gives
+# the same if $1+\beta h\ne0$; the eigenvalues need no such condition.)
+#
+# **(b)** $f$ keeps the direction $\mathbf e$ and, as long as $1+\beta h>0$, maps the distance $r$ to
+# $\rho(r)=r+\beta r/(\alpha+r)$, with $\rho(0)=0$ and $\rho'(r)=1+\alpha\beta/(\alpha+r)^2$, the last factor of (a).
+#
+# *If.* Let $\beta>-\alpha$. For $\beta\ge0$ both factors are at least 1. For $-\alpha<\beta<0$ both
+# $\frac1{\alpha+r}$ and $\frac{\alpha}{(\alpha+r)^2}$ are at most $\frac1\alpha$, so both factors are at least
+# $1+\beta/\alpha>0$. So the determinant is at least $\min(1,1+\beta/\alpha)^D>0$ everywhere. And $\rho$ is
+# continuous, strictly increasing, 0 at 0 and unbounded: a bijection of $[0,\infty)$. With the direction kept, $f$
+# is a bijection.
+#
+# *Only if.* Let $\beta<-\alpha$. At $r=-\beta-\alpha>0$ the factor $1+\beta h$ is 0, so the whole sphere of that
+# radius is mapped to $\mathbf c$: no injection. Let $\beta=-\alpha$. Then both factors tend to $1+\beta/\alpha=0$ for
+# $r\to0$. ($f$ is still injective, but its inverse is not differentiable at $\mathbf c$.)
+#
+# **(c)** Let $\rho=\lVert\mathbf z-\mathbf c\rVert$. The equation $\rho=r+\beta r/(\alpha+r)$, times $\alpha+r$, is
+# $r^2+(\alpha+\beta-\rho)\,r-\alpha\rho=0$. The product of its roots is $-\alpha\rho\le0$, so the one that is not
+# negative is
+#
+# $$ r=\tfrac12\Bigl(\rho-\alpha-\beta+\sqrt{(\rho-\alpha-\beta)^2+4\alpha\rho}\Bigr),\qquad
+#    g(\mathbf z)=\mathbf c+\frac{\mathbf z-\mathbf c}{1+\beta/(\alpha+r)} . $$
+#
+# **(d)** $\lVert f(\mathbf x)\rVert={{RADIUS_OUT}}$ and $\log\det\mathbf J_f={{LOG_DET}}$, so
+# $\log p(\mathbf x)=-\frac{ {{D_RADIAL}} }2\log2\pi-\frac12\lVert f(\mathbf x)\rVert^2+\log\det\mathbf J_f={{LOG_P}}$ nats.
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN RUBRIC
+
+# %% [markdown]
+# (a) 4: product rule with $\nabla r$ (1), $\mathbf J_f$ as a multiple of $\mathbf I$ plus rank one (1), eigenvalues or
+# the lemma (1), simplification to $\alpha\beta/(\alpha+r)^2$ (1). (b) 3: positivity for $\beta>-\alpha$ with both signs
+# of $\beta$ (1), $\rho$ increasing and unbounded, direction kept (1), failure for $\beta\le-\alpha$ (1). (c) 2: quadratic
+# equation (1), right root with a reason (1). (d) 1 for {{LOG_P}} ± 0.001.
+#
+# Typical wrong answers:
+#
+# - $r$ treated as a constant, $\det=(1+\beta h)^D$: (a) earns 1; a (d) that follows from it earns 0.
+# - Power $D$ in place of $D-1$, or the rank-one factor forgotten in the lemma, with a correct $\mathbf J_f$: (a) earns 2.
+# - Lemma used with division by $1+\beta h$, not said to be non-zero: (a) earns 4, mention it.
+# - (b) by "the determinant is positive, so $f$ is invertible": a local statement; earns 1 of the first 2.
+# - (b) shows only the direction *if*: earns 2. Only $\beta<-\alpha$ treated, $\beta=-\alpha$ forgotten: the last
+#   point is kept if the sphere is shown.
+# - (c) with $\pm$ left open: earns 1. (d) with $-\log\det$ or with the density at $\mathbf x$ in place of
+#   $f(\mathbf x)$: 0.
+
+# %% [raw]
+# # END RUBRIC
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: planar_inverse
+# points: 12
+
+# %% [markdown]
+# ## 2. A planar layer backwards (12 points)
+#
+# Replace the $\tanh$ of a planar layer by $h(a)=a/\sqrt{1+a^2}$:
+#
+# $$ f(\mathbf x)=\mathbf x+\mathbf u\,h(\mathbf w^\top\mathbf x+b). $$
+#
+# Work out first: $h'$, the determinant, for which $\mathbf w^\top\mathbf u$ this is a bijection, and between which
+# two numbers $\mathbf w^\top\mathbf x$ lies for a given $\mathbf z$.
+#
+# Write `planar_inverse(z, u, w, b)`, with `z` of shape `(B, D)`, `u` and `w` of shape `(D,)` and a scalar tensor
+# `b`. It returns $\mathbf x=g(\mathbf z)$, shape `(B, D)`, and $\log\lvert\det\mathbf J_g(\mathbf z)\rvert$, shape
+# `(B,)`, in nats. Use `u` as it is, without $\hat{\mathbf u}$. The tests keep $\mathbf w^\top\mathbf u>-1$ and ask for
+# errors below $10^{-7}$, with $\mathbf w^\top\mathbf u$ close to $-1$ and far above 1, too. Not allowed:
+# `course_lib.planar`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %%
+def planar_inverse(z, u, w, b):
+    """g(z) of shape (B, D), and log|det J_g(z)| of shape (B,), for f(x) = x + u h(w·x + b)."""
+    # BEGIN SOLUTION
+    h = lambda a: a / (1 + a**2).sqrt()
+    slope, target = w @ u, z @ w
+    low, high = target - slope.abs(), target + slope.abs()
+    for _ in range(80):
+        middle = (low + high) / 2
+        too_high = middle + slope * h(middle + b) > target
+        low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
+    a = (low + high) / 2 + b
+    return z - h(a)[:, None] * u, -torch.log1p(slope * (1 + a**2) ** -1.5)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the point, in a mild layer
+points: 3
+""" # END TEST CONFIG
+def test_mild_point(planar_inverse):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    h = lambda a: a / (1 + a**2).sqrt()
+    noise = torch.Generator().manual_seed({{SEED}} + 1)
+    x, u, w = (torch.randn(s, {{D_PLANAR}}, generator=noise).double() for s in (20, 1, 1))
+    u, w, b = u[0], w[0], torch.tensor(0.7).double()
+    u = u + ({{MILD}} - w @ u) * w / (w @ w)
+    z = x + h(x @ w + b)[:, None] * u
+    no_b = z @ w
+    for _ in range(100):
+        no_b = z @ w - {{MILD}} * h(no_b)
+    seen = bounded(planar_inverse, z, u, w, b, without=["course_lib.planar.PlanarMap.inverse_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors, x and log|det J_g|; not answered yet?"
+    compare("x", seen[0], x, {
+        "h belongs at w·x + b, not at w·z + b: w·x has to be found first": z - h(z @ w + b)[:, None] * u,
+        "this is f(z): the inverse subtracts": z + h(z @ w + b)[:, None] * u,
+        "b is missing": z - h(no_b)[:, None] * u,
+        "this is the layer with tanh; h is a/√(1 + a²) here": z - torch.tanh(x @ w + b)[:, None] * u,
+    }, rtol=1e-6, atol=1e-7)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the log-determinant, in a mild layer
+points: 3
+""" # END TEST CONFIG
+def test_mild_log_det(planar_inverse):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    h = lambda a: a / (1 + a**2).sqrt()
+    noise = torch.Generator().manual_seed({{SEED}} + 2)
+    x, u, w = (torch.randn(s, {{D_PLANAR}}, generator=noise).double() for s in (20, 1, 1))
+    u, w, b = u[0], w[0], torch.tensor(-0.4).double()
+    u = u + ({{MILD}} - w @ u) * w / (w @ w)
+    a = x @ w + b
+    z = x + h(a)[:, None] * u
+    truth = -torch.log1p({{MILD}} * (1 + a**2) ** -1.5)
+    seen = bounded(planar_inverse, z, u, w, b, without=["course_lib.planar.PlanarMap.inverse_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors, x and log|det J_g|; not answered yet?"
+    compare("log|det J_g|", seen[1], truth, {
+        "this is log|det J_f|; the determinant of the inverse is the inverse of the determinant": -truth,
+        "1 − h² is the derivative of tanh, not of this h": -torch.log1p({{MILD}} * (1 - h(a) ** 2)),
+        "h′ belongs at w·x + b, not at w·z + b": -torch.log1p({{MILD}} * (1 + (z @ w + b) ** 2) ** -1.5),
+        "the logarithm is missing": 1 / (1 + {{MILD}} * (1 + a**2) ** -1.5),
+        "h itself stands where its derivative belongs": -torch.log((1 + {{MILD}} * h(a)).abs()),
+    }, rtol=1e-6, atol=1e-7)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: strong layers, forwards and back
+points: 6
+hidden: true
+""" # END TEST CONFIG
+def test_strong(planar_inverse):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    h = lambda a: a / (1 + a**2).sqrt()
+    noise = torch.Generator().manual_seed({{SEED}} + 3)
+    for product in ({{STRONG}}, {{WEAK}}):
+        x, u, w = (torch.randn(s, {{D_PLANAR}} + 1, generator=noise).double() for s in (50, 1, 1))
+        x, u, w, b = 3 * x, u[0], w[0], torch.tensor(0.3).double()
+        u = u + (product - w @ u) * w / (w @ w)
+        a = x @ w + b
+        z = x + h(a)[:, None] * u
+        truth = -torch.log1p(product * (1 + a**2) ** -1.5)
+        seen = bounded(planar_inverse, z, u, w, b, without=["course_lib.planar.PlanarMap.inverse_and_log_det"])
+        assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors"
+        compare(f"x, where w·u = {product}", seen[0], x, {
+            "h belongs at w·x + b, not at w·z + b: w·x has to be found first": z - h(z @ w + b)[:, None] * u,
+            "f(x) is not z here: does your iteration converge where |w·u| is 1 or more?": seen[0],
+        }, rtol=1e-6, atol=1e-7, show=False)
+        compare(f"log|det J_g|, where w·u = {product}", seen[1], truth, {
+            "this is log|det J_f|; the determinant of the inverse is the inverse of the determinant": -truth,
+            "1 − h² is the derivative of tanh, not of this h": -torch.log1p(product * (1 - h(a) ** 2)),
+        }, rtol=1e-6, atol=1e-7, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: evaluates h at w·z + b instead of solving for w·x
+# earns: 0
+# says: has to be found first
+def planar_inverse(z, u, w, b):
+    a = z @ w + b
+    return z - (a / (1 + a**2).sqrt())[:, None] * u, -torch.log1p(w @ u * (1 + a**2) ** -1.5)
+
+# %%
+# wrong: iterates the fixed-point equation, which converges only for small w·u
+# earns: 6
+# says: does your iteration converge
+def planar_inverse(z, u, w, b):
+    a = z @ w + b
+    for _ in range(60):
+        a = z @ w + b - w @ u * a / (1 + a**2).sqrt()
+    return z - (a / (1 + a**2).sqrt())[:, None] * u, -torch.log1p(w @ u * (1 + a**2) ** -1.5)
+
+# %%
+# wrong: returns the log-determinant of f
+# earns: 3
+# says: this is log|det J_f|
+def planar_inverse(z, u, w, b):
+    slope, target = w @ u, z @ w
+    low, high = target - slope.abs(), target + slope.abs()
+    for _ in range(80):
+        middle = (low + high) / 2
+        too_high = middle + slope * (middle + b) / (1 + (middle + b) ** 2).sqrt() > target
+        low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
+    a = low + b
+    return z - (a / (1 + a**2).sqrt())[:, None] * u, torch.log1p(slope * (1 + a**2) ** -1.5)
+
+# %%
+# wrong: keeps the derivative of tanh
+# earns: 3
+# says: derivative of tanh
+def planar_inverse(z, u, w, b):
+    slope, target = w @ u, z @ w
+    low, high = target - slope.abs(), target + slope.abs()
+    for _ in range(80):
+        middle = (low + high) / 2
+        too_high = middle + slope * (middle + b) / (1 + (middle + b) ** 2).sqrt() > target
+        low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
+    a = (low + b) / (1 + (low + b) ** 2).sqrt()
+    return z - a[:, None] * u, -torch.log1p(slope * (1 - a**2))
+
+# %%
+# wrong: forgets b
+# earns: 0
+# says: b is missing
+def planar_inverse(z, u, w, b):
+    slope, target = w @ u, z @ w
+    low, high = target - slope.abs(), target + slope.abs()
+    for _ in range(80):
+        middle = (low + high) / 2
+        too_high = middle + slope * middle / (1 + middle**2).sqrt() > target
+        low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
+    return z - (low / (1 + low**2).sqrt())[:, None] * u, -torch.log1p(slope * (1 + low**2) ** -1.5)
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def planar_inverse(z, u, w, b):
+    from course_lib.planar import PlanarMap
+
+    return PlanarMap(u, w, b).inverse_and_log_det(z)
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: coupling_flow
+# points: 12
+# pool: affine
+
+# %% [markdown]
+# ## 3. Coupling layers in both directions (12 points)
+#
+# A flow is a list of affine coupling layers. A layer is a pair `(mask, conditioner)`. The `mask` holds $D$ booleans,
+# in any arrangement: where it is `True` a feature passes, the others change. `conditioner(passing)` takes the passing
+# features, shape `(B, A)`, in their order in $\mathbf x$, and returns $\mathbf t$ and $\mathbf s$, both of shape
+# `(B, D − A)`, for the changing features in their order.
+#
+# Write `coupling_flow(value, layers, inverse=False)`. Forwards it computes $\mathbf z=f_M(\dots f_1(\mathbf x))$, the
+# first layer of the list first. With `inverse=True` it gets $\mathbf z$ and computes $\mathbf x$. Either way it
+# returns the result, shape `(B, D)`, and $\log\lvert\det\mathbf J\rvert$ of the map it computed, shape `(B,)`, in nats.
+# Every feature stays in its own column. Call each conditioner once. Not allowed: `course_lib.affine_flows`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %%
+def coupling_flow(value, layers, inverse=False):
+    """All layers forwards, or backwards; the result (B, D) and the log-determinant (B,) of what was computed."""
+    # BEGIN SOLUTION
+    log_det = value.new_zeros(len(value))
+    for mask, conditioner in reversed(layers) if inverse else layers:
+        shift, log_scale = conditioner(value[:, mask])
+        changed = value.clone()
+        if inverse:
+            changed[:, ~mask] = (value[:, ~mask] - shift) * torch.exp(-log_scale)
+            log_det = log_det - log_scale.sum(1)
+        else:
+            changed[:, ~mask] = value[:, ~mask] * torch.exp(log_scale) + shift
+            log_det = log_det + log_scale.sum(1)
+        value = changed
+    return value, log_det
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: two layers forwards
+points: 4
+""" # END TEST CONFIG
+def test_forwards(coupling_flow):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 1)
+    def layer(mask):
+        mask = torch.tensor(mask)
+        wt, ws = (torch.randn(int(mask.sum()), int((~mask).sum()), generator=noise).double() for _ in range(2))
+        return mask, lambda v: (torch.sin(v @ wt), 0.6 * torch.tanh(v @ ws) + 0.3)
+    layers = [layer(mask) for mask in {{MASKS}}[:2]]
+    x = torch.randn(6, {{D_COUPLING}}, generator=noise).double()
+    z, parts = x, []
+    for mask, conditioner in layers:
+        t, s = conditioner(z[:, mask])
+        z = z.clone()
+        z[:, ~mask] = z[:, ~mask] * s.exp() + t
+        parts.append(s)
+    mask, conditioner = layers[0]
+    t, s = conditioner(x[:, mask])
+    grouped = torch.cat([x[:, mask], x[:, ~mask] * s.exp() + t], 1)
+    mask, conditioner = layers[1]
+    t, s = conditioner(grouped[:, mask])
+    grouped = torch.cat([grouped[:, mask], grouped[:, ~mask] * s.exp() + t], 1)
+    raw = x
+    for mask, conditioner in layers:
+        t, s = conditioner(raw[:, mask])
+        raw = raw.clone()
+        raw[:, ~mask] = raw[:, ~mask] * s + t
+    seen = bounded(coupling_flow, x, layers, without=["course_lib.affine_flows.AffineCoupling.forward_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors, z and log|det J|; not answered yet?"
+    compare("z", seen[0], z, {
+        "the features have changed places: write the changed ones back into their own columns": grouped,
+        "the scale is e^s, not s": raw,
+    })
+    truth = sum(part.sum(1) for part in parts)
+    compare("log|det J_f|", seen[1], truth, {
+        "only the last layer is counted: log-determinants of layers add up": parts[-1].sum(1),
+        "the sign is flipped": -truth,
+        "averaged over the features; the logarithm of a product is a sum": sum(part.mean(1) for part in parts),
+        "the determinant is the product of the scales e^s, so its logarithm is the sum of s":
+            sum(part.exp().sum(1) for part in parts),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: one layer backwards
+points: 3
+""" # END TEST CONFIG
+def test_one_back(coupling_flow):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 2)
+    mask = torch.tensor({{MASKS}}[0])
+    wt, ws = (torch.randn(int(mask.sum()), int((~mask).sum()), generator=noise).double() for _ in range(2))
+    conditioner = lambda v: (torch.sin(v @ wt), 0.6 * torch.tanh(v @ ws) + 0.3)
+    x = torch.randn(6, {{D_COUPLING}}, generator=noise).double()
+    t, s = conditioner(x[:, mask])
+    z, order, no_inverse = x.clone(), x.clone(), x.clone()
+    z[:, ~mask] = x[:, ~mask] * s.exp() + t
+    order[:, ~mask] = z[:, ~mask] * (-s).exp() - t
+    no_inverse[:, ~mask] = z[:, ~mask] * s.exp() + t
+    seen = bounded(coupling_flow, z, [(mask, conditioner)], inverse=True,
+                   without=["course_lib.affine_flows.AffineCoupling.inverse_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors, x and log|det J|; not answered yet?"
+    compare("x", seen[0], x, {
+        "undo in the opposite order: first subtract t, then divide by e^s": order,
+        "this is the forward map once more": no_inverse,
+        "the features have changed places: write the changed ones back into their own columns":
+            torch.cat([x[:, mask], x[:, ~mask]], 1),
+    })
+    compare("log|det J_g|", seen[1], -s.sum(1), {
+        "this is log|det J_f|; backwards the sign changes": s.sum(1),
+        "averaged over the features; the logarithm of a product is a sum": -s.mean(1),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: three layers backwards
+points: 5
+hidden: true
+""" # END TEST CONFIG
+def test_three_back(coupling_flow):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 3)
+    def layer(mask):
+        mask = torch.tensor(mask)
+        wt, ws = (torch.randn(int(mask.sum()), int((~mask).sum()), generator=noise).double() for _ in range(2))
+        return mask, lambda v: (torch.cos(v @ wt), 0.5 * torch.tanh(v @ ws) - 0.2)
+    layers = [layer(mask) for mask in {{MASKS}}]
+    x = torch.randn(5, {{D_COUPLING}}, generator=noise).double()
+    z, log_det = x, 0
+    for mask, conditioner in layers:
+        t, s = conditioner(z[:, mask])
+        z = z.clone()
+        z[:, ~mask] = z[:, ~mask] * s.exp() + t
+        log_det = log_det + s.sum(1)
+    same_order = z
+    for mask, conditioner in layers:
+        t, s = conditioner(same_order[:, mask])
+        same_order = same_order.clone()
+        same_order[:, ~mask] = (same_order[:, ~mask] - t) * (-s).exp()
+    seen = bounded(coupling_flow, z, layers, inverse=True,
+                   without=["course_lib.affine_flows.AffineCoupling.inverse_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors"
+    compare("x", seen[0], x, {
+        "backwards the last layer is undone first: reverse the list": same_order,
+    }, show=False)
+    compare("log|det J_g|", seen[1], -log_det, {
+        "this is log|det J_f|; backwards the sign changes": log_det,
+        "only the last layer is counted: log-determinants of layers add up": -layers[0][1](x[:, layers[0][0]])[1].sum(1),
+    }, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: undoes the layers in the order in which they were applied
+# earns: 7
+# says: the last layer is undone first
+def coupling_flow(value, layers, inverse=False):
+    log_det = 0
+    for mask, conditioner in layers:
+        t, s = conditioner(value[:, mask])
+        value = value.clone()
+        rest = value[:, ~mask]
+        value[:, ~mask] = (rest - t) * (-s).exp() if inverse else rest * s.exp() + t
+        log_det = log_det + (-s if inverse else s).sum(1)
+    return value, log_det
+
+# %%
+# wrong: the log-determinant keeps its sign backwards
+# earns: 4
+# says: backwards the sign changes
+def coupling_flow(value, layers, inverse=False):
+    log_det = 0
+    for mask, conditioner in reversed(layers) if inverse else layers:
+        t, s = conditioner(value[:, mask])
+        value = value.clone()
+        rest = value[:, ~mask]
+        value[:, ~mask] = (rest - t) * (-s).exp() if inverse else rest * s.exp() + t
+        log_det = log_det + s.sum(1)
+    return value, log_det
+
+# %%
+# wrong: puts the passing features first
+# earns: 0
+# says: have changed places
+def coupling_flow(value, layers, inverse=False):
+    log_det = 0
+    for mask, conditioner in reversed(layers) if inverse else layers:
+        passing, rest = value[:, mask], value[:, ~mask]
+        t, s = conditioner(passing)
+        rest = (rest - t) * (-s).exp() if inverse else rest * s.exp() + t
+        value = torch.cat([passing, rest], 1)
+        log_det = log_det + (-s if inverse else s).sum(1)
+    return value, log_det
+
+# %%
+# wrong: counts the last layer only
+# earns: 3
+# says: only the last layer
+def coupling_flow(value, layers, inverse=False):
+    for mask, conditioner in reversed(layers) if inverse else layers:
+        t, s = conditioner(value[:, mask])
+        value = value.clone()
+        rest = value[:, ~mask]
+        value[:, ~mask] = (rest - t) * (-s).exp() if inverse else rest * s.exp() + t
+        log_det = (-s if inverse else s).sum(1)
+    return value, log_det
+
+# %%
+# wrong: scales back before it subtracts the shift
+# earns: 4
+# says: first subtract t
+def coupling_flow(value, layers, inverse=False):
+    log_det = 0
+    for mask, conditioner in reversed(layers) if inverse else layers:
+        t, s = conditioner(value[:, mask])
+        value = value.clone()
+        rest = value[:, ~mask]
+        value[:, ~mask] = rest * (-s).exp() - t if inverse else rest * s.exp() + t
+        log_det = log_det + (-s if inverse else s).sum(1)
+    return value, log_det
+
+# %%
+# wrong: multiplies by s
+# earns: 0
+# says: the scale is e^s
+def coupling_flow(value, layers, inverse=False):
+    log_det = 0
+    for mask, conditioner in reversed(layers) if inverse else layers:
+        t, s = conditioner(value[:, mask])
+        value = value.clone()
+        rest = value[:, ~mask]
+        value[:, ~mask] = (rest - t) / s if inverse else rest * s + t
+        log_det = log_det + (-1 if inverse else 1) * s.abs().log().sum(1)
+    return value, log_det
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def coupling_flow(value, layers, inverse=False):
+    from course_lib.affine_flows import AffineCoupling
+
+    for mask, _ in layers:
+        layer = AffineCoupling(len(mask), (4,), mask).double()
+        value, log_det = layer.inverse_and_log_det(value) if inverse else layer.forward_and_log_det(value)
+    return value, log_det
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: autoregressive_sample
+# points: 12
+# pool: affine
+
+# %% [markdown]
+# ## 3. Sampling from an autoregressive flow (12 points)
+#
+# A masked autoregressive flow computes $z_i=x_i\,e^{s_i}+t_i$, where $s_i$ and $t_i$ depend on the features that come
+# before feature $i$ **in some order, which you are not told**. `conditioner(x)` takes $\mathbf x$ of shape `(B, D)` and
+# returns $\mathbf t$ and $\mathbf s$, both of shape `(B, D)`. The base is $\mathcal N(\mathbf 0,\mathbf I)$.
+#
+# Write `autoregressive_sample(z, conditioner)`, with `z` of shape `(B, D)`. It returns the sample $\mathbf
+# x=g(\mathbf z)$, shape `(B, D)`, and $\log p(\mathbf x)$ in nats, shape `(B,)`. It may call the conditioner at most $D$
+# times *in all*. (Think first: which features are right after one call, whatever the order is? After two?) Not
+# allowed: `course_lib.affine_flows`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %%
+def autoregressive_sample(z, conditioner):
+    """x = g(z) of shape (B, D), and log p(x) of shape (B,), with at most D calls of the conditioner."""
+    # BEGIN SOLUTION
+    x = torch.zeros_like(z)
+    for _ in range(z.shape[1]):
+        shift, log_scale = conditioner(x)
+        x = (z - shift) * torch.exp(-log_scale)
+    # before call D the first D − 1 features were right, and no s depends on the last one
+    log_base = -0.5 * (z**2).sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
+    return x, log_base + log_scale.sum(1)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: two features
+points: 4
+""" # END TEST CONFIG
+def test_two(autoregressive_sample):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    x = torch.tensor([[0.5, -1.0], [2.0, 0.3], [-0.7, 1.1]]).double()
+    def conditioner(x):
+        first = x[:, 0]
+        return (torch.stack([0 * first + 0.4, torch.sin(first)], 1), torch.stack([0 * first - 0.3, 0.8 * first], 1))
+    t, s = conditioner(x)
+    z = x * s.exp() + t
+    t0, s0 = conditioner(0 * x)
+    tz, sz = conditioner(z)
+    base = -0.5 * z.square().sum(1) - math.log(2 * math.pi)
+    seen = bounded(autoregressive_sample, z, conditioner,
+                   without=["course_lib.affine_flows.AutoregressiveMap.inverse_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors, x and log p(x); not answered yet?"
+    compare("x", seen[0], x, {
+        "one pass is not enough: a feature needs the features before it, of x": (z - t0) * (-s0).exp(),
+        "the conditioner was given z; in this flow it reads x": (z - tz) * (-sz).exp(),
+        "this is f: samples need the inverse": z * sz.exp() + tz,
+    })
+    compare("log p(x)", seen[1], base + s.sum(1), {
+        "log|det J_f| enters the density of x with a plus": base - s.sum(1),
+        "the constant −D/2 log 2π is missing": base + s.sum(1) + math.log(2 * math.pi),
+        "this is log p(z): the log-determinant is missing": base,
+        "the base density is evaluated at x; it belongs at z":
+            -0.5 * x.square().sum(1) - math.log(2 * math.pi) + s.sum(1),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: many features in any order
+points: 6
+hidden: true
+""" # END TEST CONFIG
+def test_order(autoregressive_sample):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 1)
+    degrees = torch.tensor({{ORDER}})
+    before = (degrees[:, None] < degrees).double()
+    wt, ws = (torch.randn({{D_COUPLING}}, {{D_COUPLING}}, generator=noise).double() * before for _ in range(2))
+    conditioner = lambda v: (torch.sin(v @ wt) + 0.1, 0.5 * torch.tanh(v @ ws) + 0.2)
+    x = torch.randn(7, {{D_COUPLING}}, generator=noise).double()
+    t, s = conditioner(x)
+    z = x * s.exp() + t
+    natural = torch.zeros_like(z)
+    for i in range({{D_COUPLING}}):
+        ti, si = conditioner(natural)
+        natural[:, i] = (z[:, i] - ti[:, i]) * (-si[:, i]).exp()
+    t0, s0 = conditioner(0 * x)
+    base = -0.5 * z.square().sum(1) - {{D_COUPLING}} / 2 * math.log(2 * math.pi)
+    seen = bounded(autoregressive_sample, z, conditioner,
+                   without=["course_lib.affine_flows.AutoregressiveMap.inverse_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors"
+    compare("x", seen[0], x, {
+        "this fills the features from left to right; the order is not known": natural,
+        "one pass is not enough: a feature needs the features before it, of x": (z - t0) * (-s0).exp(),
+    }, show=False)
+    compare("log p(x)", seen[1], base + s.sum(1), {
+        "log|det J_f| enters the density of x with a plus": base - s.sum(1),
+        "this is log p(z): the log-determinant is missing": base,
+    }, show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: at most D calls, and still right
+points: 2
+""" # END TEST CONFIG
+def test_calls(autoregressive_sample):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    calls = []
+    def conditioner(x):
+        calls.append(1)
+        before = torch.cumsum(x, 1) - x
+        return torch.sin(before), 0.3 * torch.cos(before)
+    x = torch.linspace(-1, 1, 3 * {{D_COUPLING}}).double().view(3, {{D_COUPLING}})
+    t, s = conditioner(x)
+    z = x * s.exp() + t
+    calls.clear()
+    seen = bounded(autoregressive_sample, z, conditioner,
+                   without=["course_lib.affine_flows.AutoregressiveMap.inverse_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors, x and log p(x); not answered yet?"
+    compare("x", seen[0], x, {"one pass is not enough: a feature needs the features before it, of x": seen[0]}
+            if len(calls) == 1 else {})
+    assert len(calls) <= {{D_COUPLING}}, (
+        f"{len(calls)} calls for D = {{D_COUPLING}}: is the log-determinant not known already after the last pass?")
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: one pass
+# earns: 0
+# says: one pass is not enough
+def autoregressive_sample(z, conditioner):
+    t, s = conditioner(torch.zeros_like(z))
+    x = (z - t) * torch.exp(-s)
+    return x, -0.5 * (z**2).sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + s.sum(1)
+
+# %%
+# wrong: reads z, as an inverse autoregressive flow would
+# earns: 0
+# says: was given z
+def autoregressive_sample(z, conditioner):
+    t, s = conditioner(z)
+    x = (z - t) * torch.exp(-s)
+    return x, -0.5 * (z**2).sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + s.sum(1)
+
+# %%
+# wrong: fills the features from left to right
+# earns: 6
+# says: the order is not known
+def autoregressive_sample(z, conditioner):
+    x = torch.zeros_like(z)
+    for i in range(z.shape[1]):
+        t, s = conditioner(x)
+        x[:, i] = (z[:, i] - t[:, i]) * torch.exp(-s[:, i])
+    return x, -0.5 * (z**2).sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + s.sum(1)
+
+# %%
+# wrong: subtracts the log-determinant
+# earns: 2
+# says: with a plus
+def autoregressive_sample(z, conditioner):
+    x = torch.zeros_like(z)
+    for _ in range(z.shape[1]):
+        t, s = conditioner(x)
+        x = (z - t) * torch.exp(-s)
+    return x, -0.5 * (z**2).sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) - s.sum(1)
+
+# %%
+# wrong: one call more for the log-determinant
+# earns: 10
+# says: known already
+def autoregressive_sample(z, conditioner):
+    x = torch.zeros_like(z)
+    for _ in range(z.shape[1]):
+        t, s = conditioner(x)
+        x = (z - t) * torch.exp(-s)
+    s = conditioner(x)[1]
+    return x, -0.5 * (z**2).sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + s.sum(1)
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def autoregressive_sample(z, conditioner):
+    from course_lib.affine_flows import AutoregressiveMap
+
+    x, log_det = AutoregressiveMap(conditioner).inverse_and_log_det(z)
+    return x, -0.5 * (z**2).sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) - log_det
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: made_masks
+# points: 10
+
+# %% [markdown]
+# ## 4. Masks for any order (10 points)
+#
+# The chapter made the masks of a network with one hidden layer, for features in their natural order. Now the order is
+# free and there are several hidden layers. Feature $j$ has the **degree** $m_j\in\{1,\dots,D\}$, its place in the
+# order. It keeps that degree as an input *and* as an output. Every hidden unit has a degree from $1,\dots,D-1$: it
+# may know the features whose degrees are at most its own. Output $i$ may depend on exactly the features $j$ with
+# $m_j<m_i$, as far as paths lead there.
+#
+# Write `made_masks(degrees, hidden_degrees)`: `degrees` is a list of $D$ integers, `hidden_degrees` a list with one
+# list of integers for each hidden layer. It returns a list of matrices, one for each layer of weights, from the input
+# to the output, of shape `(units after, units before)`: 1 (or `True`) where a weight stays. Units stand in the order
+# of the lists. The network has one output for each feature. Not allowed: `course_lib.masked_networks`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %%
+def made_masks(degrees, hidden_degrees):
+    """One mask a layer of weights, shape (units after, units before)."""
+    # BEGIN SOLUTION
+    layers = [torch.tensor(layer) for layer in [degrees, *hidden_degrees]]
+    inner = [after[:, None] >= before for before, after in zip(layers, layers[1:])]
+    return [*inner, layers[0][:, None] > layers[-1]]
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: three features in their order
+points: 4
+""" # END TEST CONFIG
+def test_three(made_masks):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    first = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 1, 0]]).double()
+    last = torch.tensor([[0, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]]).double()
+    seen = bounded(made_masks, [1, 2, 3], [[1, 2, 1, 2]],
+                   without=["course_lib.masked_networks.autoregressive_masks"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
+        "expected a list of two masks, one for each layer of weights; not answered yet?")
+    for name, mask, truth in zip(("first", "last"), seen, (first, last)):
+        assert not (isinstance(mask, torch.Tensor) and mask.shape == truth.T.shape), (
+            f"the {name} mask is transposed: its shape is (units after, units before)")
+    compare("first mask", seen[0], first, {
+        "a hidden unit may know features of its own degree: ≥, not >":
+            torch.tensor([[0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0]]).double(),
+        "the inequality points the wrong way": (torch.tensor([[1], [2], [1], [2]]) <= torch.tensor([1, 2, 3])).double(),
+    })
+    compare("last mask", seen[1], last, {
+        "with ≥ output i sees input i: here the inequality is strict":
+            (torch.tensor([[1], [2], [3]]) >= torch.tensor([1, 2, 1, 2])).double(),
+        "the inequality points the wrong way": (torch.tensor([[1], [2], [3]]) < torch.tensor([1, 2, 1, 2])).double(),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: any order, two hidden layers
+points: 6
+hidden: true
+""" # END TEST CONFIG
+def test_any_order(made_masks):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    degrees, hidden = {{ORDER}}, {{DEGREES}}
+    m, k1, k2 = torch.tensor(degrees), torch.tensor(hidden[0]), torch.tensor(hidden[1])
+    natural = torch.arange(1, len(degrees) + 1)
+    place = m.argsort() + 1
+    seen = bounded(made_masks, degrees, hidden, without=["course_lib.masked_networks.autoregressive_masks"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 3, "expected a list of three masks, one for each layer of weights"
+    paths = [torch.as_tensor(mask).double() for mask in seen]
+    truths = [(after[:, None] >= before).double() for before, after in ((m, k1), (k1, k2))]
+    truths.append((m[:, None] > k2).double())
+    for name, mask, truth in zip(("first", "second", "last"), paths, truths):
+        assert mask.shape == truth.shape, (
+            f"the {name} mask is not of the shape (units after, units before): has it been transposed?")
+    compare("first mask", paths[0], truths[0], {
+        "this takes the features in their natural order; feature j has the degree degrees[j]":
+            (k1[:, None] >= natural).double(),
+        "degrees[j] is the place of feature j, not the feature in place j": (k1[:, None] >= place).double(),
+        "a hidden unit may know features of its own degree: ≥, not >": (k1[:, None] > m).double(),
+    }, show=False)
+    compare("second mask", paths[1], truths[1], {
+        "between hidden layers ≥ is enough; > throws knowledge away": (k2[:, None] > k1).double(),
+        "hidden layers need a mask, too": torch.ones_like(truths[1]),
+    }, show=False)
+    compare("last mask", paths[2], truths[2], {
+        "the outputs stand in the order of the features: output j has the degree degrees[j], too":
+            (natural[:, None] > k2).double(),
+        "with ≥ output i sees input i: here the inequality is strict": (m[:, None] >= k2).double(),
+    }, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: the last inequality is not strict
+# earns: 0
+# says: the inequality is strict
+def made_masks(degrees, hidden_degrees):
+    layers = [torch.tensor(layer) for layer in [degrees, *hidden_degrees, degrees]]
+    return [after[:, None] >= before for before, after in zip(layers, layers[1:])]
+
+# %%
+# wrong: all inequalities are strict
+# earns: 0
+# says: ≥, not >
+def made_masks(degrees, hidden_degrees):
+    layers = [torch.tensor(layer) for layer in [degrees, *hidden_degrees, degrees]]
+    return [after[:, None] > before for before, after in zip(layers, layers[1:])]
+
+# %%
+# wrong: transposed
+# earns: 0
+# says: transposed
+def made_masks(degrees, hidden_degrees):
+    layers = [torch.tensor(layer) for layer in [degrees, *hidden_degrees]]
+    inner = [after >= before[:, None] for before, after in zip(layers, layers[1:])]
+    return [*inner, layers[0] > layers[-1][:, None]]
+
+# %%
+# wrong: ignores the order of the features
+# earns: 4
+# says: natural order
+def made_masks(degrees, hidden_degrees):
+    layers = [torch.tensor(layer) for layer in [list(range(1, len(degrees) + 1)), *hidden_degrees]]
+    inner = [after[:, None] >= before for before, after in zip(layers, layers[1:])]
+    return [*inner, layers[0][:, None] > layers[-1]]
+
+# %%
+# wrong: outputs in natural order behind inputs in another
+# earns: 4
+# says: has the degree degrees[j], too
+def made_masks(degrees, hidden_degrees):
+    layers = [torch.tensor(layer) for layer in [degrees, *hidden_degrees]]
+    inner = [after[:, None] >= before for before, after in zip(layers, layers[1:])]
+    return [*inner, torch.arange(1, len(degrees) + 1)[:, None] > layers[-1]]
+
+# %%
+# wrong: no mask between hidden layers
+# earns: 4
+# says: hidden layers need a mask
+def made_masks(degrees, hidden_degrees):
+    layers = [torch.tensor(layer) for layer in [degrees, *hidden_degrees]]
+    inner = [layers[1][:, None] >= layers[0]]
+    inner += [torch.ones(len(after), len(before)) for before, after in zip(layers[1:], layers[2:])]
+    return [*inner, layers[0][:, None] > layers[-1]]
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def made_masks(degrees, hidden_degrees):
+    from course_lib.masked_networks import autoregressive_masks
+
+    return autoregressive_masks(len(degrees), [len(layer) for layer in hidden_degrees])
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: dequantisation_bounds
+# points: 10
+
+# %% [markdown]
+# ## 5. Two bounds on the bits of a pixel (10 points)
+#
+# An image has $D$ pixels $v_i\in\{0,\dots,M-1\}$. A flow gives the density $p(\mathbf x)$ of
+# $\mathbf x=(\mathbf v+\mathbf u)/M\in[0,1)^D$, with $\mathbf u$ uniform on $[0,1)^D$. You have $K$ draws
+# $\mathbf u_1,\dots,\mathbf u_K$ for each image. Two estimates bound $-\log_2P(\mathbf v)/D$ from above, on average over
+# the draws: the one of the chapter, with one draw at a time and then the average over the draws; and a tighter one,
+#
+# $$ \log P(\mathbf v)\ \ge\ \mathbb E\Bigl[\log\frac1K\sum_{k=1}^K p_y(\mathbf v+\mathbf u_k)\Bigr]
+#    \ \ge\ \mathbb E\bigl[\log p_y(\mathbf v+\mathbf u_1)\bigr], $$
+#
+# where $p_y$ is the density of $\mathbf y=M\mathbf x$. (Both inequalities are Jensen's. Can you see where?)
+#
+# Write `dequantisation_bounds(levels, noise, log_density, n_levels)`: `levels` of shape `(B, D)` holds whole numbers as
+# floats, `noise` of shape `(K, B, D)` the draws, `log_density(x)` maps $\mathbf x$ of shape `(..., D)` to
+# $\log p(\mathbf x)$ in nats, of shape `(...)`. Return a tensor of shape `(2, B)` in **bits per dimension**: the bound
+# with single draws averaged over $k$ in the first row, the tighter one in the second. Log-densities of real images are
+# about −1000: exponentials alone underflow. Not allowed: `course_lib`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %%
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    """Bits per dimension, shape (2, B): single draws averaged, and the bound with all K draws inside the log."""
+    # BEGIN SOLUTION
+    n_draws, _, n_pixels = noise.shape
+    log_y = log_density((levels + noise) / n_levels) - n_pixels * math.log(n_levels)
+    bounds = torch.stack([log_y.mean(0), torch.logsumexp(log_y, 0) - math.log(n_draws)])
+    return -bounds / (n_pixels * math.log(2))
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: a model that knows nothing
+points: 2
+""" # END TEST CONFIG
+def test_flat(dequantisation_bounds):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 1)
+    levels = torch.randint({{N_LEVELS}}, (2, {{N_PIXELS}}), generator=noise).double()
+    u = torch.rand({{N_DRAWS}}, 2, {{N_PIXELS}}, generator=noise).double()
+    seen = bounded(dequantisation_bounds, levels, u, lambda x: torch.zeros_like(x[..., 0]), {{N_LEVELS}},
+                   without=["course_lib.flow.bits_per_dimension"])
+    bits = torch.full((2, 2), math.log2({{N_LEVELS}})).double()
+    compare("bits per dimension of the uniform density", seen, bits, {
+        "log₂ M is missing: without a model a pixel costs log₂ M bits": 0 * bits,
+        "M is counted twice": 2 * bits,
+        "these are nats": bits * math.log(2),
+        "these are bits for the whole image": bits * {{N_PIXELS}},
+        "the sign is flipped: bits are a cost": -bits,
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: a density with a slope
+points: 3
+""" # END TEST CONFIG
+def test_slope(dequantisation_bounds):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 2)
+    levels = torch.randint({{N_LEVELS}}, (4, {{N_PIXELS}}), generator=noise).double()
+    u = torch.rand({{N_DRAWS}}, 4, {{N_PIXELS}}, generator=noise).double()
+    density = lambda x: torch.log(1 + 0.9 * (2 * x - 1)).sum(-1)
+    to_bits = lambda log_p: (-log_p + {{N_PIXELS}} * math.log({{N_LEVELS}})) / ({{N_PIXELS}} * math.log(2))
+    log_p = density((levels + u) / {{N_LEVELS}})
+    single, many = log_p.mean(0), log_p.logsumexp(0) - math.log({{N_DRAWS}})
+    wide = density((levels + u) / ({{N_LEVELS}} - 1))
+    bare = density((levels / {{N_LEVELS}}).expand_as(u))
+    seen = bounded(dequantisation_bounds, levels, u, density, {{N_LEVELS}},
+                   without=["course_lib.flow.bits_per_dimension"])
+    assert getattr(seen, "shape", None) == (2, 4), "expected a tensor of shape (2, B); not answered yet?"
+    compare("single draws, averaged", seen[0], to_bits(single), {
+        "this is the log of the mean; here the mean of the logs is asked for": to_bits(many),
+        "log₂ M is missing": to_bits(single) - math.log2({{N_LEVELS}}),
+        "M is counted twice": to_bits(single) + math.log2({{N_LEVELS}}),
+        "there are M levels, so x = (v + u)/M and not over M − 1": to_bits(wide.mean(0)),
+        "the noise is missing": to_bits(bare.mean(0)),
+    })
+    compare("all draws", seen[1], to_bits(many), {
+        "this is the mean of the logs; the tighter bound is the log of the mean": to_bits(single),
+        "the 1/K is missing": to_bits(log_p.logsumexp(0)),
+        "bits are averaged as if they were probabilities": to_bits(log_p).logsumexp(0) - math.log({{N_DRAWS}}),
+        "the largest draw is not their average": to_bits(log_p.max(0).values),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: small densities, more images
+points: 5
+hidden: true
+""" # END TEST CONFIG
+def test_small(dequantisation_bounds):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 3)
+    n_pixels, n_levels, n_draws = {{N_PIXELS}} + 2, 2 * {{N_LEVELS}}, {{N_DRAWS}} + 3
+    levels = torch.randint(n_levels, (5, n_pixels), generator=noise).double()
+    u = torch.rand(n_draws, 5, n_pixels, generator=noise).double()
+    density = lambda x: -1000 - 8 * (x - 0.4).square().sum(-1) - (x[..., 0] - x[..., 1]).abs()
+    to_bits = lambda log_p: (-log_p + n_pixels * math.log(n_levels)) / (n_pixels * math.log(2))
+    log_p = density((levels + u) / n_levels)
+    single, many = log_p.mean(0), log_p.logsumexp(0) - math.log(n_draws)
+    seen = bounded(dequantisation_bounds, levels, u, density, n_levels,
+                   without=["course_lib.flow.bits_per_dimension"])
+    assert getattr(seen, "shape", None) == (2, 5), "expected a tensor of shape (2, B)"
+    assert not torch.isinf(torch.as_tensor(seen)).any(), "infinite: exp(−1000) is 0 in floating point; use logsumexp"
+    compare("single draws, averaged", seen[0], to_bits(single), {
+        "this is the log of the mean; here the mean of the logs is asked for": to_bits(many),
+        "log₂ M is missing": to_bits(single) - math.log2(n_levels),
+        "there are M levels, so x = (v + u)/M and not over M − 1": to_bits(density((levels + u) / (n_levels - 1)).mean(0)),
+        "the noise is missing": to_bits(density(levels / n_levels)),
+    }, rtol=1e-7, show=False)
+    compare("all draws", seen[1], to_bits(many), {
+        "this is the mean of the logs; the tighter bound is the log of the mean": to_bits(single),
+        "the 1/K is missing": to_bits(log_p.logsumexp(0)),
+    }, rtol=1e-7, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: forgets log₂ M
+# earns: 0
+# says: log₂ M is missing
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    log_p = log_density((levels + noise) / n_levels)
+    bounds = torch.stack([log_p.mean(0), torch.logsumexp(log_p, 0) - math.log(len(noise))])
+    return -bounds / (levels.shape[1] * math.log(2))
+
+# %%
+# wrong: treats dequantisation as a layer with a log-determinant as well
+# earns: 0
+# says: M is counted twice
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    log_p = log_density((levels + noise) / n_levels) - 2 * levels.shape[1] * math.log(n_levels)
+    bounds = torch.stack([log_p.mean(0), torch.logsumexp(log_p, 0) - math.log(len(noise))])
+    return -bounds / (levels.shape[1] * math.log(2))
+
+# %%
+# wrong: nats
+# earns: 0
+# says: these are nats
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    log_p = log_density((levels + noise) / n_levels)
+    bounds = torch.stack([log_p.mean(0), torch.logsumexp(log_p, 0) - math.log(len(noise))])
+    return -bounds / levels.shape[1] + math.log(n_levels)
+
+# %%
+# wrong: divides by M − 1
+# earns: 2
+# says: not over M − 1
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    log_p = log_density((levels + noise) / (n_levels - 1))
+    bounds = torch.stack([log_p.mean(0), torch.logsumexp(log_p, 0) - math.log(len(noise))])
+    return -bounds / (levels.shape[1] * math.log(2)) + math.log2(n_levels)
+
+# %%
+# wrong: the mean of the logs twice
+# earns: 2
+# says: the tighter bound is the log of the mean
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    log_p = log_density((levels + noise) / n_levels)
+    bounds = torch.stack([log_p.mean(0), log_p.mean(0)])
+    return -bounds / (levels.shape[1] * math.log(2)) + math.log2(n_levels)
+
+# %%
+# wrong: no noise
+# earns: 2
+# says: the noise is missing
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    log_p = log_density((levels + 0 * noise) / n_levels)
+    bounds = torch.stack([log_p.mean(0), torch.logsumexp(log_p, 0) - math.log(len(noise))])
+    return -bounds / (levels.shape[1] * math.log(2)) + math.log2(n_levels)
+
+# %%
+# wrong: exponentials that underflow
+# earns: 5
+# says: use logsumexp
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    log_p = log_density((levels + noise) / n_levels)
+    bounds = torch.stack([log_p.mean(0), log_p.exp().mean(0).log()])
+    return -bounds / (levels.shape[1] * math.log(2)) + math.log2(n_levels)
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    from course_lib.flow import bits_per_dimension
+
+    log_p = log_density((levels + noise) / n_levels)
+    many = torch.logsumexp(log_p, 0) - math.log(len(noise))
+    return bits_per_dimension(torch.stack([log_p.mean(0), many]), levels.shape[1], n_levels)
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: smoothing_gaps
+# points: 10
+
+# %% [markdown]
+# ## 6. An experiment: a flow as a VAE (10 points, and 4 by hand)
+#
+# A flow on the line, $z=f(x)$, with $f'>0$ and inverse $g$, is made a VAE in two ways, both with the prior
+# $\mathcal N(0,1)$ and the decoder $\mathcal N(x;\,g(z),\sigma^2)$:
+#
+# - **smoothed:** the encoder draws $z=f(x+\sigma\eta)$ with $\eta\sim\mathcal N(0,1)$;
+# - **naive:** the encoder draws $z\sim\mathcal N(f(x),\sigma^2)$.
+#
+# You will measure how far below $\log p(x)$, the log-density of the flow, the two ELBOs are, and how that depends on
+# $\sigma$. Write `smoothing_gaps(f, f_prime, g, x, widths)`: `f`, `f_prime` and `g` are functions that work elementwise
+# on tensors, `x` has the shape `(N,)`, `widths` is a list of values of $\sigma$. Return a tensor of shape
+# `(2, len(widths))`: the mean over $x$ of $\log p(x)-\mathcal L_\sigma(x)$ in nats, smoothed in the first row, naive in
+# the second.
+#
+# The smoothed gap is as small as $10^{-6}$ nats: random draws would drown it. Compute expectations over $\eta$ with
+# Gauss–Hermite quadrature. `numpy.polynomial.hermite.hermgauss(n)` gives nodes $t_k$ and weights $w_k$ such that
+# $\int e^{-t^2}h(t)\,\mathrm dt\approx\sum_kw_kh(t_k)$. Mind the change of variables from $t$ to $\eta$! With $n=40$ the
+# error is negligible. Then plot both rows against $\sigma$ on logarithmic axes for
+# $f(x)=\sinh({{DELTA}}\operatorname{arsinh}x+{{SKEW}})$ and 41 values of $x$ evenly spread over $[-1.5,1.5]$. Not allowed:
+# `course_lib`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %%
+def smoothing_gaps(f, f_prime, g, x, widths):
+    """Mean of log p(x) − ELBO in nats, shape (2, len(widths)): smoothed, naive."""
+    # BEGIN SOLUTION
+    nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
+    eta, weights = math.sqrt(2) * nodes, weights / math.sqrt(math.pi)
+    log_normal = lambda v, mean, std: (
+        -0.5 * ((v - mean) / std) ** 2 - math.log(std) - 0.5 * math.log(2 * math.pi)
+    )
+    log_p = lambda v: log_normal(f(v), 0, 1) + f_prime(v).log()
+    gaps = []
+    for width in widths:
+        smoothed = (weights * log_p(x + width * eta)).sum(0)
+        z = f(x) + width * eta
+        log_weight = log_normal(x, g(z), width) + log_normal(z, 0, 1) - log_normal(z, f(x), width)
+        naive = (weights * log_weight).sum(0)
+        gaps.append(torch.stack([(log_p(x) - smoothed).mean(), (log_p(x) - naive).mean()]))
+    return torch.stack(gaps, 1)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the smoothed gap falls like σ², with the right factor
+points: 3
+""" # END TEST CONFIG
+def test_smoothed(smoothing_gaps):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    f = lambda v: torch.sinh({{DELTA}} * torch.asinh(v) + {{SKEW}})
+    f_prime = lambda v: {{DELTA}} * torch.cosh({{DELTA}} * torch.asinh(v) + {{SKEW}}) / (1 + v**2).sqrt()
+    g = lambda v: torch.sinh((torch.asinh(v) - {{SKEW}}) / {{DELTA}})
+    x = torch.linspace(-1.5, 1.5, 41).double()
+    def second(function):
+        v = x.clone().requires_grad_()
+        slope = torch.autograd.grad(function(v).sum(), v, create_graph=True)[0]
+        return torch.autograd.grad(slope.sum(), v)[0].mean()
+    widths = [0.001, 0.003, 0.01, 0.02]
+    sigma = torch.tensor(widths).double()
+    rate = -0.5 * second(lambda v: -0.5 * f(v) ** 2 + f_prime(v).log())
+    no_det = -0.5 * second(lambda v: -0.5 * f(v) ** 2)
+    seen = bounded(smoothing_gaps, f, f_prime, g, x, widths)
+    assert getattr(seen, "shape", None) == (2, 4), "expected a tensor of shape (2, number of widths); not answered yet?"
+    flat = torch.ones(4).double()
+    compare("smoothed gap over σ²", seen[0].detach() / sigma**2, rate * flat, {
+        "half of the expected value: η is √2 times the node, since the rule is for exp(−t²)": rate / 2 * flat,
+        "the determinant belongs at x + ση, where the encoder evaluates f, not at x": no_det * flat,
+        "the sign is flipped: log p(x) − ELBO is positive here": -rate * flat,
+        "summed over x; the mean is asked for": 41 * rate * flat,
+        "the noise is σ η with standard deviation σ, not √σ": rate / sigma,
+        "the weights do not add up to 1: divide by √π, and leave log p(x) itself alone": seen[0].detach() / sigma**2
+            if abs(float(seen[0, 0])) > 1e-2 else float("nan") * flat,
+    }, rtol=0.05)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the naive gap stays
+points: 2
+""" # END TEST CONFIG
+def test_naive(smoothing_gaps):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    f = lambda v: torch.sinh({{DELTA}} * torch.asinh(v) + {{SKEW}})
+    f_prime = lambda v: {{DELTA}} * torch.cosh({{DELTA}} * torch.asinh(v) + {{SKEW}}) / (1 + v**2).sqrt()
+    g = lambda v: torch.sinh((torch.asinh(v) - {{SKEW}}) / {{DELTA}})
+    x = torch.linspace(-1.5, 1.5, 41).double()
+    stretch = 1 / f_prime(x)
+    level = (0.5 * (stretch**2 - 1) - stretch.log()).mean() * torch.ones(2).double()
+    seen = bounded(smoothing_gaps, f, f_prime, g, x, [0.001, 0.003])
+    assert getattr(seen, "shape", None) == (2, 2), "expected a tensor of shape (2, number of widths); not answered yet?"
+    compare("naive gap for small σ", seen[1], level, {
+        "the encoder's density is missing from the ELBO": seen[1] if float(seen[1, 0]) < -1 else float("nan") * level,
+        "this gap vanishes: is it that of the smoothed encoder?": seen[1] if abs(float(seen[1, 0])) < 1e-3 else float("nan") * level,
+        "the sign is flipped": -level,
+        "η is √2 times the node, since the rule is for exp(−t²)": (0.25 * (stretch**2 - 1) - stretch.log()).mean().expand(2),
+        "the constant belongs to g, whose derivative is 1/f′": (0.5 * (1 / stretch**2 - 1) + stretch.log()).mean().expand(2),
+    }, rtol=0.02)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: another flow, both rows
+points: 5
+hidden: true
+""" # END TEST CONFIG
+def test_other(smoothing_gaps):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    f = lambda v: torch.asinh(2 * v) + {{SKEW}}
+    f_prime = lambda v: 2 / (1 + 4 * v**2).sqrt()
+    g = lambda v: 0.5 * torch.sinh(v - {{SKEW}})
+    x = torch.linspace(-0.3, 0.3, 21).double()
+    v = x.clone().requires_grad_()
+    def rate_of(function):
+        slope = torch.autograd.grad(function(v).sum(), v, create_graph=True)[0]
+        return -0.5 * torch.autograd.grad(slope.sum(), v)[0].mean()
+    rate, no_det = rate_of(lambda v: -0.5 * f(v) ** 2 + f_prime(v).log()), rate_of(lambda v: -0.5 * f(v) ** 2)
+    stretch = 1 / f_prime(x)
+    level = (0.5 * (stretch**2 - 1) - stretch.log()).mean()
+    widths = [0.001, 0.002, 0.004]
+    seen = bounded(smoothing_gaps, f, f_prime, g, x, widths)
+    assert getattr(seen, "shape", None) == (2, 3), "expected a tensor of shape (2, number of widths)"
+    smooth = seen[0].detach() / torch.tensor(widths).double() ** 2
+    flat = torch.ones(3).double()
+    compare("smoothed gap over σ²", smooth, rate * flat, {
+        "half of the expected value: η is √2 times the node, since the rule is for exp(−t²)": rate / 2 * flat,
+        "the determinant belongs at x + ση, where the encoder evaluates f, not at x": no_det * flat,
+        "the sign is flipped: log p(x) − ELBO is positive here": -rate * flat,
+    }, rtol=0.05, show=False)
+    compare("naive gap for small σ", seen[1], level * flat, {
+        "this gap vanishes: is it that of the smoothed encoder?": seen[1] if abs(float(seen[1, 0])) < 1e-3 else float("nan") * flat,
+        "the encoder's density is missing from the ELBO": seen[1] if float(seen[1, 0]) < -1 else float("nan") * flat,
+    }, rtol=0.02, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: nodes of exp(−t²) taken for nodes of a standard normal
+# earns: 0
+# says: √2 times the node
+def smoothing_gaps(f, f_prime, g, x, widths):
+    eta, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
+    weights = weights / math.sqrt(math.pi)
+    log_p = lambda v: -0.5 * f(v) ** 2 + f_prime(v).log()
+    gaps = []
+    for s in widths:
+        z = f(x) + s * eta
+        naive = (weights * (-0.5 * ((x - g(z)) / s) ** 2 - 0.5 * z**2 + 0.5 * eta**2)).sum(0)
+        gaps.append([(log_p(x) - (weights * log_p(x + s * eta)).sum(0)).mean(), (log_p(x) - naive).mean()])
+    return torch.tensor(gaps).double().T
+
+# %%
+# wrong: the determinant at x, not where the encoder evaluates f
+# earns: 2
+# says: where the encoder evaluates f
+def smoothing_gaps(f, f_prime, g, x, widths):
+    nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
+    eta, weights = math.sqrt(2) * nodes, weights / math.sqrt(math.pi)
+    gaps = []
+    for s in widths:
+        smooth = (weights * (-0.5 * f(x + s * eta) ** 2)).sum(0) + f_prime(x).log()
+        z = f(x) + s * eta
+        naive = (weights * (-0.5 * ((x - g(z)) / s) ** 2 - 0.5 * z**2 + 0.5 * eta**2)).sum(0)
+        log_p = -0.5 * f(x) ** 2 + f_prime(x).log()
+        gaps.append(torch.stack([(log_p - smooth).mean(), (log_p - naive).mean()]))
+    return torch.stack(gaps, 1)
+
+# %%
+# wrong: takes the smoothed encoder twice
+# earns: 3
+# says: is it that of the smoothed encoder
+def smoothing_gaps(f, f_prime, g, x, widths):
+    nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
+    eta, weights = math.sqrt(2) * nodes, weights / math.sqrt(math.pi)
+    log_p = lambda v: -0.5 * f(v) ** 2 + f_prime(v).log()
+    gap = torch.stack([(log_p(x) - (weights * log_p(x + s * eta)).sum(0)).mean() for s in widths])
+    return torch.stack([gap, gap])
+
+# %%
+# wrong: ELBO minus log p
+# earns: 0
+# says: sign is flipped
+def smoothing_gaps(f, f_prime, g, x, widths):
+    nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
+    eta, weights = math.sqrt(2) * nodes, weights / math.sqrt(math.pi)
+    log_p = lambda v: -0.5 * f(v) ** 2 + f_prime(v).log()
+    gaps = []
+    for s in widths:
+        z = f(x) + s * eta
+        naive = (weights * (-0.5 * ((x - g(z)) / s) ** 2 - 0.5 * z**2 + 0.5 * eta**2)).sum(0)
+        smooth = (weights * log_p(x + s * eta)).sum(0)
+        gaps.append(torch.stack([(smooth - log_p(x)).mean(), (naive - log_p(x)).mean()]))
+    return torch.stack(gaps, 1)
+
+# %%
+# wrong: weights that do not add up to 1
+# earns: 0
+# says: divide by √π
+def smoothing_gaps(f, f_prime, g, x, widths):
+    nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
+    eta = math.sqrt(2) * nodes
+    log_p = lambda v: -0.5 * f(v) ** 2 + f_prime(v).log()
+    gaps = []
+    for s in widths:
+        z = f(x) + s * eta
+        naive = (weights * (-0.5 * ((x - g(z)) / s) ** 2 - 0.5 * z**2 + 0.5 * eta**2)).sum(0)
+        smooth = (weights * log_p(x + s * eta)).sum(0)
+        gaps.append(torch.stack([(log_p(x) - smooth).mean(), (log_p(x) - naive).mean()]))
+    return torch.stack(gaps, 1)
+
+# %%
+# wrong: the naive ELBO without the encoder's density
+# earns: 3
+# says: density is missing from the ELBO
+def smoothing_gaps(f, f_prime, g, x, widths):
+    nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
+    eta, weights = math.sqrt(2) * nodes, weights / math.sqrt(math.pi)
+    log_p = lambda v: -0.5 * f(v) ** 2 + f_prime(v).log()
+    gaps = []
+    for s in widths:
+        z = f(x) + s * eta
+        log_decoder = -0.5 * ((x - g(z)) / s) ** 2 - math.log(s * math.sqrt(2 * math.pi))
+        naive = (weights * (log_decoder - 0.5 * z**2)).sum(0)
+        smooth = (weights * log_p(x + s * eta)).sum(0)
+        gaps.append(torch.stack([(log_p(x) - smooth).mean(), (log_p(x) - naive).mean()]))
+    return torch.stack(gaps, 1)
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: smoothing_comment
+# points: 4
+# manual: true
+
+# %% [markdown]
+# **6, continued: what you saw (4 points, by hand).** Show your plot, and answer in 80 to 200 words. (i) With which power of
+# $\sigma$ does each gap fall? (ii) Which of the two bounds becomes tight, and what about its encoder makes the
+# difference? (iii) For which flows $f$ on the line would both bounds become tight? (iv) A friend says: "Then I train my
+# VAE with the smoothed bound and a *large* $\sigma$, it is a lower bound on the flow's $\log p(x)$ anyway." Is it, for
+# every flow and every $x$?
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %% [markdown]
+# (i) The smoothed gap falls like $\sigma^2$: a straight line with slope 2. The naive gap tends to a constant that
+# is not zero: slope 0.
+#
+# (ii) The smoothed bound becomes tight. Its encoder sends the noise through $f$, so near $f(x)$ its standard
+# deviation is $\sigma f'(x)$, and this is that of the exact posterior, because the decoder inverts $f$. The naive
+# encoder has the standard deviation $\sigma$ at every $x$. The KL between two Gaussians with the same mean depends on
+# the ratio of the widths only, here $\frac12(g'^2-1-\ln g'^2)$, and no $\sigma$ changes the ratio.
+#
+# (iii) Where that is zero for all $x$: $f'=1$, so $f(x)=x+c$, a shift. (A decreasing flow could also reflect.)
+#
+# (iv) No. It is a lower bound on the evidence of the *smoothed* model, $\log p_\sigma(x)$, a different density. Against
+# the flow's own $\log p(x)$ it differs by $\frac{\sigma^2}2(\log p)''(x)$, which is positive where $\log p$ is convex:
+# in heavy tails and between two modes the ELBO lies *above* $\log p(x)$. And a large $\sigma$ trains a blurred density.
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN RUBRIC
+
+# %% [markdown]
+# 1 point for each of (i) to (iv), with a plot on logarithmic axes as a condition for (i).
+#
+# Typical wrong answers:
+#
+# - "Both fall, one more slowly": (i) earns 0; the plot contradicts it.
+# - (ii) "the naive encoder adds noise in the latent space", with no word on the width $\sigma f'$: half a point.
+# - (iii) "affine flows": 0, since $f'=2$ keeps a gap. "The identity" only, without shifts: half a point.
+# - (iv) "yes, an ELBO is always a lower bound": 0. "No", with the right density but no place where it fails: half a point.
+# - A comment that fits a plot that is itself wrong: up to 2 points in all.
+
+# %% [raw]
+# # END RUBRIC
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: adjoint_equations
+# points: 10
+# manual: true
+
+# %% [markdown]
+# ## 7. The adjoint when the way costs something (10 points, by hand)
+#
+# The chapter's loss looks at states. Let it also charge for every moment of the way:
+#
+# $$ L=\ell(\mathbf z(t_1))+\int_{t_0}^{t_1}c_\theta(\mathbf z(t))\,\mathrm dt,\qquad
+#    \dot{\mathbf z}=\mathbf v_\theta(\mathbf z),\quad\mathbf z(t_0)=\mathbf z_0, $$
+#
+# with smooth $\ell$, $c_\theta$ and $\mathbf v_\theta$. (Kinetic energy, $c=\frac\lambda2\lVert\mathbf v_\theta\rVert^2$, is
+# an example.)
+#
+# (a) *5 points.* State the differential equation and the final value of the adjoint $\mathbf a(t)$, and prove
+#
+# $$ \nabla_{\mathbf z_0}L=\mathbf a(t_0),\qquad
+#    \nabla_\theta L=\int_{t_0}^{t_1}\Bigl[\Bigl(\frac{\partial\mathbf v_\theta}{\partial\theta}\Bigr)^{\!\top}\mathbf a
+#    +\nabla_\theta c_\theta\Bigr]\mathrm dt . $$
+#
+# (b) *2 points.* Show that $\mathcal H=\mathbf a^\top\mathbf v_\theta(\mathbf z)+c_\theta(\mathbf z)$ does not change along
+# the way, and that $\partial L/\partial t_1=\mathcal H$.
+#
+# (c) *3 points.* One dimension: $v=\theta z$, $c=\frac\lambda2z^2$, $\ell(z)=kz$, $t_0=0$, $t_1=1$. Find $a(t)$ in closed
+# form. Then compute $\partial L/\partial z_0$ and $\partial L/\partial\theta$ with four digits after the point for
+# $\theta={{THETA}}$, $\lambda={{PRICE}}$, $k={{SLOPE}}$, $z_0={{START}}$, and check both against $L$ itself, which has a
+# closed form.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %% [markdown]
+# Write $\mathbf J=\partial\mathbf v_\theta/\partial\mathbf z$ and
+# $\mathbf V=\partial\mathbf v_\theta/\partial\theta$ along the solution.
+#
+# **(a)** The adjoint solves
+#
+# $$ \dot{\mathbf a}=-\mathbf J^\top\mathbf a-\nabla_{\mathbf z}c_\theta,\qquad\mathbf a(t_1)=\nabla\ell(\mathbf z(t_1)). $$
+#
+# Change $\mathbf z_0$ to $\mathbf z_0+\varepsilon\mathbf u$ and $\theta$ to $\theta+\varepsilon\boldsymbol\eta$, and let
+# $\boldsymbol\delta=\mathrm d\mathbf z/\mathrm d\varepsilon$ at $\varepsilon=0$. It obeys
+# $\dot{\boldsymbol\delta}=\mathbf J\boldsymbol\delta+\mathbf V\boldsymbol\eta$, $\boldsymbol\delta(t_0)=\mathbf u$. Then
+#
+# $$ \frac{\mathrm d}{\mathrm dt}(\mathbf a^\top\boldsymbol\delta)
+#   =-\mathbf a^\top\mathbf J\boldsymbol\delta-(\nabla_{\mathbf z}c)^\top\boldsymbol\delta
+#    +\mathbf a^\top\mathbf J\boldsymbol\delta+\mathbf a^\top\mathbf V\boldsymbol\eta
+#   =\mathbf a^\top\mathbf V\boldsymbol\eta-(\nabla_{\mathbf z}c)^\top\boldsymbol\delta . $$
+#
+# Integrate over $[t_0,t_1]$ and move the last term to the left:
+#
+# $$ \nabla\ell^\top\boldsymbol\delta(t_1)+\int(\nabla_{\mathbf z}c)^\top\boldsymbol\delta\,\mathrm dt
+#   =\mathbf a(t_0)^\top\mathbf u+\int\mathbf a^\top\mathbf V\,\mathrm dt\;\boldsymbol\eta . $$
+#
+# By the chain rule $\mathrm dL/\mathrm d\varepsilon$ is the left side plus $\int(\nabla_\theta c)^\top\mathrm
+# dt\,\boldsymbol\eta$, so
+# $\mathrm dL/\mathrm d\varepsilon=\mathbf a(t_0)^\top\mathbf u
+#  +\int[\mathbf V^\top\mathbf a+\nabla_\theta c]^\top\mathrm dt\,\boldsymbol\eta$ for all $\mathbf u$ and
+# $\boldsymbol\eta$. That is the claim.
+#
+# **(b)** $\dot{\mathcal H}=\dot{\mathbf a}^\top\mathbf v+\mathbf a^\top\mathbf J\mathbf v+(\nabla_{\mathbf z}c)^\top\mathbf v
+#   =\bigl(\dot{\mathbf a}+\mathbf J^\top\mathbf a+\nabla_{\mathbf z}c\bigr)^\top\mathbf v=0$. A later end adds
+# $\nabla\ell^\top\dot{\mathbf z}(t_1)$ to the first part of $L$ and $c(\mathbf z(t_1))$ to the second:
+# $\partial L/\partial t_1=\mathbf a(t_1)^\top\mathbf v+c=\mathcal H(t_1)$.
+#
+# **(c)** $z=z_0e^{\theta t}$, and $\dot a=-\theta a-\lambda z$, $a(1)=k$, has the solution
+#
+# $$ a(t)=k\,e^{\theta(1-t)}+\lambda\int_t^1e^{\theta(s-t)}z(s)\,\mathrm ds
+#        =k\,e^{\theta(1-t)}+\frac{\lambda z_0}{2\theta}\bigl(e^{\theta(2-t)}-e^{\theta t}\bigr). $$
+#
+# So $\partial L/\partial z_0=a(0)=ke^\theta+\frac{\lambda z_0}{2\theta}(e^{2\theta}-1)={{BY_START}}$. With
+# $\partial v/\partial\theta=z$ and no $\theta$ in $c$, $\partial L/\partial\theta=\int_0^1a\,z\,\mathrm dt
+# =kz_0e^\theta+\frac{\lambda z_0^2}{2\theta}\bigl(e^{2\theta}-\frac{e^{2\theta}-1}{2\theta}\bigr)={{BY_THETA}}$. And
+# $L=kz_0e^\theta+\frac{\lambda z_0^2}{4\theta}(e^{2\theta}-1)$ has these derivatives.
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN RUBRIC
+
+# %% [markdown]
+# (a) 5: adjoint equation with the source $-\nabla_{\mathbf z}c$ (1), final value (1), variational equation (1), derivative of
+# $\mathbf a^\top\boldsymbol\delta$ and its integral (1), both gradients read off with $\nabla_\theta c$ (1). A Lagrangian
+# with $\mathbf a$ as multiplier and integration by parts, or a limit of Euler steps, earns the same; a limit without
+# saying which limits are exchanged loses 1. Or: $\int c$ as an additional state $\dot s=c$ whose adjoint is 1, and the
+# chapter's theorem: full points. (b) 2: one for each. (c) 3: $a(t)$ (1), {{BY_START}} (½), {{BY_THETA}} (1), check (½).
+#
+# Typical wrong answers:
+#
+# - Source with a plus, $\dot{\mathbf a}=-\mathbf J^\top\mathbf a+\nabla_{\mathbf z}c$: (a) loses 1 for the equation and 1 for
+#   the integral; (c) with this error consistently carried on earns 1.
+# - $\mathbf J\mathbf a$ in place of $\mathbf J^\top\mathbf a$: (a) loses 1; invisible in (c).
+# - $\mathbf a(t_1)=\nabla\ell+\nabla c$, as if the running cost made a jump: (a) loses 1.
+# - $\nabla_\theta c$ forgotten in $\nabla_\theta L$: (a) loses 1. Only $\int\nabla_\theta c$, the way through $\mathbf z$
+#   forgotten: loses 2.
+# - (b) $\partial L/\partial t_1=\mathbf a^\top\mathbf v$, without $c$: earns 1 of 2.
+# - (c) $z$ replaced by $z_0$ in the integral: earns 0 for {{BY_THETA}}.
+
+# %% [raw]
+# # END RUBRIC
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: adjoint_gradients
+# points: 10
+
+# %% [markdown]
+# ## 8. The adjoint at work (10 points)
+#
+# Take the field $\mathbf v(\mathbf z)=\tanh(\mathbf W\mathbf z+\mathbf b)$, times from 0 to 1, and
+#
+# $$ L=\tfrac12\lVert\mathbf z(1)-\mathbf y\rVert^2+\frac\lambda2\int_0^1\lVert\mathbf v(\mathbf z(t))\rVert^2\,\mathrm dt . $$
+#
+# Write `adjoint_gradients(weight, bias, z0, target, price, n_steps)` for $\mathbf W$ of shape `(D, D)`, $\mathbf b$,
+# $\mathbf z_0$ and $\mathbf y$ of shape `(D,)`, and the number $\lambda$. Solve forwards with the classical Runge–Kutta method of
+# fourth order in `n_steps` equal steps, and then $\mathbf z$, $\mathbf a$ and the two parameter gradients backwards together,
+# in as many steps. Keep no state of the forward solve but the last. Return $\nabla_{\mathbf z_0}L$, $\nabla_{\mathbf W}L$,
+# $\nabla_{\mathbf b}L$, of shapes `(D,)`, `(D, D)`, `(D,)`. The tests ask for three digits with 30 steps, where Euler's
+# method does not reach them.
+#
+# Write the products with the Jacobians as formulas. `torch.autograd.grad`, `Tensor.backward` and `torch.func.grad` are
+# switched off while you are tested, and so is `course_lib.neural_ode.solve`. Test yourself against `backward()` through
+# your own solver.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %%
+def adjoint_gradients(weight, bias, z0, target, price, n_steps):
+    """∂L/∂z0 (D,), ∂L/∂W (D, D) and ∂L/∂b (D,) by solving the adjoint equations backwards."""
+    # BEGIN SOLUTION
+    def rk4(field, state, h):
+        add = lambda k, c: [s + c * h * ks for s, ks in zip(state, k)]
+        k1 = field(state)
+        k2 = field(add(k1, 0.5))
+        k3 = field(add(k2, 0.5))
+        k4 = field(add(k3, 1.0))
+        return [s + h / 6 * (a + 2 * b + 2 * c + d) for s, a, b, c, d in zip(state, k1, k2, k3, k4)]
+
+    def augmented(state):
+        z, a = state[:2]
+        v = torch.tanh(weight @ z + bias)
+        # one vector collects both ways to the loss: aᵀ∂v and λ vᵀ∂v
+        pulled = (1 - v**2) * (a + price * v)
+        return [v, -weight.T @ pulled, -torch.outer(pulled, z), -pulled]
+
+    state = [z0]
+    for _ in range(n_steps):
+        state = rk4(lambda s: [torch.tanh(weight @ s[0] + bias)], state, 1 / n_steps)
+    state = [state[0], state[0] - target, torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(n_steps):
+        state = rk4(augmented, state, -1 / n_steps)
+    return tuple(state[1:])
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: without a running cost
+points: 4
+""" # END TEST CONFIG
+def test_free(adjoint_gradients):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 1)
+    W = 1.5 * torch.randn({{D_ODE}}, {{D_ODE}}, generator=noise).double()
+    b, z0, y = torch.randn(3, {{D_ODE}}, generator=noise).double()
+    leaves = [t.clone().requires_grad_() for t in (z0, W, b)]
+    def solve(z, W, b, n, order=4):
+        h, v = 1 / n, lambda z: torch.tanh(W @ z + b)
+        for _ in range(n):
+            k1 = v(z)
+            if order == 1:
+                z = z + h * k1
+                continue
+            k2 = v(z + h / 2 * k1)
+            k3 = v(z + h / 2 * k2)
+            z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + v(z + h * k3))
+        return z
+    end = solve(*leaves, 40)
+    truth = torch.autograd.grad(0.5 * (end - y).square().sum(), leaves)
+    end = end.detach()
+    def wrong(jacobian, at_end):
+        """The adjoint at 0 with another product or another final value, 300 Euler steps backwards."""
+        z, a = end, at_end
+        for _ in range(300):
+            v = torch.tanh(W @ z + b)
+            a, z = a + jacobian(1 - v**2, a) / 300, z - v / 300
+        return a
+    seen = bounded(adjoint_gradients, W, b, z0, y, 0.0, 30, without=[
+        "torch.autograd.grad", "torch.Tensor.backward", "torch.func.grad", "course_lib.neural_ode.solve"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 3, "expected three tensors; not answered yet?"
+    compare("∂L/∂z0", seen[0], truth[0], {"the sign is flipped: a(1) = z(1) − y": -truth[0]}
+            | {"a(1) is the gradient of ½‖z(1) − y‖², without a factor 2": 2 * truth[0]}, rtol=1e-3, atol=1e-4) \
+        if torch.allclose(torch.as_tensor(seen[0] if seen[0] is not None else 0).double(), truth[0], 1e-3, 1e-4) \
+        else compare("∂L/∂z0", seen[0], truth[0], {
+            "the sign is flipped: a(1) = z(1) − y": -truth[0],
+            "a(1) is the gradient of ½‖z(1) − y‖², without a factor 2": 2 * truth[0],
+            "the Jacobian must be transposed: Wᵀ times (1 − v²) ∘ a": wrong(lambda d, a: d * (W @ a), end - y),
+            "the derivative of tanh, 1 − v², is missing": wrong(lambda d, a: W.T @ a, end - y),
+            "the adjoint has the wrong sign in time: ȧ = −Jᵀa": wrong(lambda d, a: -W.T @ (d * a), end - y),
+            "a does not move: it must be solved together with z": end - y,
+        }, rtol=2e-2, atol=1e-2)
+    for name, gradient, right in zip(("∂L/∂W", "∂L/∂b"), seen[1:], truth[1:]):
+        compare(name, gradient, right, {
+            "the sign is flipped: the integral runs from the later time to the earlier": -right,
+            "transposed: entry (i, j) belongs to W[i, j]": right.T if right.dim() == 2 else float("nan") * right,
+        }, rtol=1e-3, atol=1e-4)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: with a running cost
+points: 6
+hidden: true
+""" # END TEST CONFIG
+def test_price(adjoint_gradients):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 2)
+    W = 1.5 * torch.randn({{D_ODE}} + 1, {{D_ODE}} + 1, generator=noise).double()
+    b, z0, y = torch.randn(3, {{D_ODE}} + 1, generator=noise).double()
+    leaves = [t.clone().requires_grad_() for t in (z0, W, b)]
+    def velocity(z, W, b):
+        v = torch.tanh(W @ z[:-1] + b)
+        return torch.cat([v, 0.5 * v.square().sum()[None]])
+    def solve(z, W, b, n):
+        z, h = torch.cat([z, z.new_zeros(1)]), 1 / n
+        for _ in range(n):
+            k1 = velocity(z, W, b)
+            k2 = velocity(z + h / 2 * k1, W, b)
+            k3 = velocity(z + h / 2 * k2, W, b)
+            z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + velocity(z + h * k3, W, b))
+        return z[:-1], z[-1]
+    end, energy = solve(*leaves, 40)
+    fit = torch.autograd.grad(0.5 * (end - y).square().sum(), leaves, retain_graph=True)
+    way = torch.autograd.grad(energy, leaves)
+    seen = bounded(adjoint_gradients, W, b, z0, y, {{PRICE}} + 1, 30, without=[
+        "torch.autograd.grad", "torch.Tensor.backward", "torch.func.grad", "course_lib.neural_ode.solve"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 3, "expected three tensors"
+    for name, gradient, f, w in zip(("∂L/∂z0", "∂L/∂W", "∂L/∂b"), seen, fit, way):
+        right = f + ({{PRICE}} + 1) * w
+        compare(name, gradient, right, {
+            "the running cost is missing": f,
+            "the running cost has the wrong sign": f - ({{PRICE}} + 1) * w,
+            "the running cost is counted twice: mind the ½": f + 2 * ({{PRICE}} + 1) * w,
+            "the running cost needs its price λ": f + w,
+            "the sign is flipped: the integral runs from the later time to the earlier": -right,
+            "transposed: entry (i, j) belongs to W[i, j]": right.T if right.dim() == 2 else float("nan") * right,
+            "the running cost also depends on W and b directly: ∇θ c is missing":
+                gradient if name != "∂L/∂z0" else float("nan") * right,
+        }, rtol=1e-3, atol=1e-4, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: the sign of the parameter gradient
+# earns: 0
+# says: from the later time to the earlier
+def adjoint_gradients(weight, bias, z0, target, price, n_steps):
+    def step(field, state, h):
+        move = lambda k, c: [s + c * h * ks for s, ks in zip(state, k)]
+        k1 = field(state)
+        k2 = field(move(k1, 0.5))
+        k3 = field(move(k2, 0.5))
+        k4 = field(move(k3, 1))
+        return [s + h / 6 * (a + 2 * b + 2 * c + d) for s, a, b, c, d in zip(state, k1, k2, k3, k4)]
+
+    def augmented(state):
+        v = torch.tanh(weight @ state[0] + bias)
+        pulled = (1 - v**2) * (state[1] + price * v)
+        return [v, -weight.T @ pulled, torch.outer(pulled, state[0]), pulled]
+
+    state = [z0]
+    for _ in range(n_steps):
+        state = step(lambda s: [torch.tanh(weight @ s[0] + bias)], state, 1 / n_steps)
+    state = [state[0], state[0] - target, torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(n_steps):
+        state = step(augmented, state, -1 / n_steps)
+    return tuple(state[1:])
+
+# %%
+# wrong: the Jacobian is not transposed
+# earns: 0
+# says: must be transposed
+def adjoint_gradients(weight, bias, z0, target, price, n_steps):
+    def step(field, state, h):
+        move = lambda k, c: [s + c * h * ks for s, ks in zip(state, k)]
+        k1 = field(state)
+        k2 = field(move(k1, 0.5))
+        k3 = field(move(k2, 0.5))
+        k4 = field(move(k3, 1))
+        return [s + h / 6 * (a + 2 * b + 2 * c + d) for s, a, b, c, d in zip(state, k1, k2, k3, k4)]
+
+    def augmented(state):
+        v = torch.tanh(weight @ state[0] + bias)
+        pulled = (1 - v**2) * (state[1] + price * v)
+        return [v, -(1 - v**2) * (weight @ (state[1] + price * v)), -torch.outer(pulled, state[0]), -pulled]
+
+    state = [z0]
+    for _ in range(n_steps):
+        state = step(lambda s: [torch.tanh(weight @ s[0] + bias)], state, 1 / n_steps)
+    state = [state[0], state[0] - target, torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(n_steps):
+        state = step(augmented, state, -1 / n_steps)
+    return tuple(state[1:])
+
+# %%
+# wrong: forgets the running cost
+# earns: 4
+# says: running cost is missing
+def adjoint_gradients(weight, bias, z0, target, price, n_steps):
+    def step(field, state, h):
+        move = lambda k, c: [s + c * h * ks for s, ks in zip(state, k)]
+        k1 = field(state)
+        k2 = field(move(k1, 0.5))
+        k3 = field(move(k2, 0.5))
+        k4 = field(move(k3, 1))
+        return [s + h / 6 * (a + 2 * b + 2 * c + d) for s, a, b, c, d in zip(state, k1, k2, k3, k4)]
+
+    def augmented(state):
+        v = torch.tanh(weight @ state[0] + bias)
+        pulled = (1 - v**2) * state[1]
+        return [v, -weight.T @ pulled, -torch.outer(pulled, state[0]), -pulled]
+
+    state = [z0]
+    for _ in range(n_steps):
+        state = step(lambda s: [torch.tanh(weight @ s[0] + bias)], state, 1 / n_steps)
+    state = [state[0], state[0] - target, torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(n_steps):
+        state = step(augmented, state, -1 / n_steps)
+    return tuple(state[1:])
+
+# %%
+# wrong: the running cost reaches the adjoint, but not the parameters directly
+# earns: 4
+# says: ∇θ c is missing
+def adjoint_gradients(weight, bias, z0, target, price, n_steps):
+    def step(field, state, h):
+        move = lambda k, c: [s + c * h * ks for s, ks in zip(state, k)]
+        k1 = field(state)
+        k2 = field(move(k1, 0.5))
+        k3 = field(move(k2, 0.5))
+        k4 = field(move(k3, 1))
+        return [s + h / 6 * (a + 2 * b + 2 * c + d) for s, a, b, c, d in zip(state, k1, k2, k3, k4)]
+
+    def augmented(state):
+        v = torch.tanh(weight @ state[0] + bias)
+        pulled = (1 - v**2) * state[1]
+        return [v, -weight.T @ ((1 - v**2) * (state[1] + price * v)), -torch.outer(pulled, state[0]), -pulled]
+
+    state = [z0]
+    for _ in range(n_steps):
+        state = step(lambda s: [torch.tanh(weight @ s[0] + bias)], state, 1 / n_steps)
+    state = [state[0], state[0] - target, torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(n_steps):
+        state = step(augmented, state, -1 / n_steps)
+    return tuple(state[1:])
+
+# %%
+# wrong: the sign of the adjoint equation
+# earns: 0
+# says: wrong sign in time
+def adjoint_gradients(weight, bias, z0, target, price, n_steps):
+    def step(field, state, h):
+        move = lambda k, c: [s + c * h * ks for s, ks in zip(state, k)]
+        k1 = field(state)
+        k2 = field(move(k1, 0.5))
+        k3 = field(move(k2, 0.5))
+        k4 = field(move(k3, 1))
+        return [s + h / 6 * (a + 2 * b + 2 * c + d) for s, a, b, c, d in zip(state, k1, k2, k3, k4)]
+
+    def augmented(state):
+        v = torch.tanh(weight @ state[0] + bias)
+        pulled = (1 - v**2) * (state[1] + price * v)
+        return [v, weight.T @ pulled, -torch.outer(pulled, state[0]), -pulled]
+
+    state = [z0]
+    for _ in range(n_steps):
+        state = step(lambda s: [torch.tanh(weight @ s[0] + bias)], state, 1 / n_steps)
+    state = [state[0], state[0] - target, torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(n_steps):
+        state = step(augmented, state, -1 / n_steps)
+    return tuple(state[1:])
+
+# %%
+# wrong: back-propagates through the solver
+# earns: 0
+# says: switched off
+def adjoint_gradients(weight, bias, z0, target, price, n_steps):
+    leaves = [t.clone().requires_grad_() for t in (z0, weight, bias)]
+    z, energy = leaves[0], 0
+    for _ in range(20 * n_steps):
+        v = torch.tanh(leaves[1] @ z + leaves[2])
+        z, energy = z + v / n_steps / 20, energy + 0.5 * v.square().sum() / n_steps / 20
+    loss = 0.5 * (z - target).square().sum() + price * energy
+    return torch.autograd.grad(loss, leaves)
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: cnf_log_prob
+# points: 12
+
+# %% [markdown]
+# ## 9. A density that is carried along (12 points)
+#
+# A velocity field `field(t, z)` takes a time, a scalar tensor, and a state of shape `(B, D)`, and returns the
+# velocity, shape `(B, D)`. Each row's velocity depends on that row only. The data sit at $t=0$, the base
+# $\mathcal N(\mathbf 0,\mathbf I)$ at $t=1$.
+#
+# Write `cnf_log_prob(field, x, n_steps, probes=None)`: $\log p(\mathbf x)$ in nats, shape `(B,)`. Solve for the state and
+# the log-determinant *together*, by the classical Runge–Kutta method of fourth order in `n_steps` equal steps. With
+# `probes=None` use the exact trace. With `probes` of shape `(K, B, D)` use Hutchinson's estimate, averaged over the $K$
+# probes, which stay the same during the whole solve. `torch.autograd` is allowed here. Not allowed:
+# `course_lib.continuous_flow` and `course_lib.neural_ode`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %%
+def cnf_log_prob(field, x, n_steps, probes=None):
+    """log p(x) in nats, shape (B,): data at t = 0, standard normal at t = 1."""
+    # BEGIN SOLUTION
+    if probes is None:
+        directions, weight = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape), 1.0
+    else:
+        directions, weight = probes, 1 / len(probes)
+
+    def both(t, z):
+        z = z.detach().requires_grad_()
+        v = field(t, z)
+        trace = z.new_zeros(len(z))
+        for e in directions:
+            (pulled,) = torch.autograd.grad(v, z, e, retain_graph=True)
+            trace = trace + weight * (pulled * e).sum(1)
+        return v.detach(), trace
+
+    h, z, log_det = 1 / n_steps, x, x.new_zeros(len(x))
+    for k in range(n_steps):
+        t = torch.tensor(k * h).to(x)
+        v1, d1 = both(t, z)
+        v2, d2 = both(t + h / 2, z + h / 2 * v1)
+        v3, d3 = both(t + h / 2, z + h / 2 * v2)
+        v4, d4 = both(t + h, z + h * v3)
+        z = z + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        log_det = log_det + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: a linear field, exact trace
+points: 4
+""" # END TEST CONFIG
+def test_linear(cnf_log_prob):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 1)
+    A = 0.5 * torch.randn({{D_CNF}}, {{D_CNF}}, generator=noise).double()
+    A = A + (0.7 - A.trace()) / {{D_CNF}} * torch.eye({{D_CNF}}).double()
+    x = torch.randn(5, {{D_CNF}}, generator=noise).double()
+    log_normal = lambda z: -0.5 * z.square().sum(1) - {{D_CNF}} / 2 * math.log(2 * math.pi)
+    base = log_normal(x @ torch.matrix_exp(A).T)
+    backwards = log_normal(x @ torch.matrix_exp(-A).T)
+    seen = bounded(cnf_log_prob, lambda t, z: z @ A.T, x, 10, without=[
+        "course_lib.continuous_flow.exact_divergence", "course_lib.neural_ode.solve"])
+    compare("log p(x)", seen, base + A.trace(), {
+        "the trace has the wrong sign: from data to base the integral is added": base - A.trace(),
+        "the trace is missing": base,
+        "the base density is missing": A.trace().expand(5),
+        "the constant −D/2 log 2π is missing": base + A.trace() + {{D_CNF}} / 2 * math.log(2 * math.pi),
+        "the base belongs at z(1), not at x": log_normal(x) + A.trace(),
+        "this runs from t = 1 to 0; the data sit at t = 0": backwards - A.trace(),
+        "this is the sum of all entries of the Jacobian; the trace is that of the diagonal": base + A.sum(),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: a linear field, Hutchinson
+points: 4
+""" # END TEST CONFIG
+def test_hutchinson(cnf_log_prob):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 2)
+    A = 0.5 * torch.randn({{D_CNF}}, {{D_CNF}}, generator=noise).double()
+    x = torch.randn(4, {{D_CNF}}, generator=noise).double()
+    probes = torch.randn({{N_PROBES}}, 4, {{D_CNF}}, generator=noise).double()
+    base = -0.5 * (x @ torch.matrix_exp(A).T).square().sum(1) - {{D_CNF}} / 2 * math.log(2 * math.pi)
+    forms = torch.einsum("kbi,ij,kbj->kb", probes, A, probes)
+    mean_probe = probes.mean(0)
+    seen = bounded(cnf_log_prob, lambda t, z: z @ A.T, x, 10, probes, without=[
+        "course_lib.continuous_flow.hutchinson_divergence", "course_lib.neural_ode.solve"])
+    compare("log p(x) with probes", seen, base + forms.mean(0), {
+        "the trace has the wrong sign: from data to base the integral is added": base - forms.mean(0),
+        "the probes are not used: this is the exact trace": base + A.trace(),
+        "summed over the probes; the mean is asked for": base + forms.sum(0),
+        "only the first probe is used": base + forms[0],
+        "averaging the probes first is not the average of εᵀJε": base + torch.einsum("bi,ij,bj->b", mean_probe, A, mean_probe),
+        "one product with ε is missing: it is εᵀJε": base + torch.einsum("kbi,ij->kb", probes, A).mean(0),
+        "divided by D: the mean is over the probes only": base + forms.mean(0) / {{D_CNF}},
+        "averaged over the batch, too": base + forms.mean(),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: a field that bends and depends on time
+points: 4
+hidden: true
+""" # END TEST CONFIG
+def test_network(cnf_log_prob):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 3)
+    A, B = torch.randn(2, {{D_CNF}}, {{D_CNF}}, generator=noise).double()
+    c = torch.randn({{D_CNF}}, generator=noise).double()
+    x = torch.randn(4, {{D_CNF}}, generator=noise).double()
+    field = lambda t, z: torch.tanh(z @ A.T + 3 * t * c) @ B.T
+    def end(z, n=40, clock=1.0):
+        h = 1 / n
+        for k in range(n):
+            t = clock * k * h
+            k1 = field(t, z)
+            k2 = field(t + clock * h / 2, z + h / 2 * k1)
+            k3 = field(t + clock * h / 2, z + h / 2 * k2)
+            z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + field(t + clock * h, z + h * k3))
+        return z
+    log_normal = lambda z: -0.5 * z.square().sum(1) - {{D_CNF}} / 2 * math.log(2 * math.pi)
+    def density(clock):
+        jacobians = torch.func.vmap(torch.func.jacrev(lambda v: end(v, clock=clock)))(x)
+        return log_normal(end(x, clock=clock)), torch.linalg.slogdet(jacobians)[1]
+    base, log_det = density(1.0)
+    stopped = sum(density(0.0))
+    seen = bounded(cnf_log_prob, field, x, 40, without=[
+        "course_lib.continuous_flow.exact_divergence", "course_lib.neural_ode.solve"])
+    v = x.clone().requires_grad_()
+    rows = [torch.autograd.grad(field(0.0, v)[:, i].sum(), v, retain_graph=True)[0][:, i] for i in range({{D_CNF}})]
+    compare("log p(x)", seen, base + log_det, {
+        "the trace has the wrong sign: from data to base the integral is added": base - log_det,
+        "the clock stands still: the field is always asked at t = 0": stopped,
+        "the trace is taken at the start only; it changes along the way": base + sum(rows),
+    }, rtol=1e-3, atol=1e-3, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: subtracts the trace
+# earns: 0
+# says: wrong sign
+def cnf_log_prob(field, x, n_steps, probes=None):
+    es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape) if probes is None else probes
+    w = 1.0 if probes is None else 1 / len(probes)
+
+    def both(t, z):
+        z = z.detach().requires_grad_()
+        v = field(t, z)
+        return v.detach(), w * sum((torch.autograd.grad(v, z, e, retain_graph=True)[0] * e).sum(1) for e in es)
+
+    h, z, log_det = 1 / n_steps, x, 0
+    for k in range(n_steps):
+        t = torch.tensor(k * h).to(x)
+        v1, d1 = both(t, z)
+        v2, d2 = both(t + h / 2, z + h / 2 * v1)
+        v3, d3 = both(t + h / 2, z + h / 2 * v2)
+        v4, d4 = both(t + h, z + h * v3)
+        z = z + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        log_det = log_det - h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+
+# %%
+# wrong: sums all entries of the Jacobian
+# earns: 4
+# says: sum of all entries
+def cnf_log_prob(field, x, n_steps, probes=None):
+    def both(t, z):
+        z = z.detach().requires_grad_()
+        v = field(t, z)
+        if probes is None:
+            return v.detach(), torch.autograd.grad(v.sum(), z)[0].sum(1)
+        es = probes
+        forms = [(torch.autograd.grad(v, z, e, retain_graph=True)[0] * e).sum(1) for e in es]
+        return v.detach(), sum(forms) / len(es)
+
+    h, z, log_det = 1 / n_steps, x, 0
+    for k in range(n_steps):
+        t = torch.tensor(k * h).to(x)
+        v1, d1 = both(t, z)
+        v2, d2 = both(t + h / 2, z + h / 2 * v1)
+        v3, d3 = both(t + h / 2, z + h / 2 * v2)
+        v4, d4 = both(t + h, z + h * v3)
+        z = z + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        log_det = log_det + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+
+# %%
+# wrong: averages the probes before it uses them
+# earns: 8
+# says: averaging the probes first
+def cnf_log_prob(field, x, n_steps, probes=None):
+    es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape) if probes is None else [probes.mean(0)]
+
+    def both(t, z):
+        z = z.detach().requires_grad_()
+        v = field(t, z)
+        return v.detach(), sum((torch.autograd.grad(v, z, e, retain_graph=True)[0] * e).sum(1) for e in es)
+
+    h, z, log_det = 1 / n_steps, x, 0
+    for k in range(n_steps):
+        t = torch.tensor(k * h).to(x)
+        v1, d1 = both(t, z)
+        v2, d2 = both(t + h / 2, z + h / 2 * v1)
+        v3, d3 = both(t + h / 2, z + h / 2 * v2)
+        v4, d4 = both(t + h, z + h * v3)
+        z = z + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        log_det = log_det + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+
+# %%
+# wrong: never uses the probes
+# earns: 8
+# says: this is the exact trace
+def cnf_log_prob(field, x, n_steps, probes=None):
+    es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape)
+
+    def both(t, z):
+        z = z.detach().requires_grad_()
+        v = field(t, z)
+        return v.detach(), sum((torch.autograd.grad(v, z, e, retain_graph=True)[0] * e).sum(1) for e in es)
+
+    h, z, log_det = 1 / n_steps, x, 0
+    for k in range(n_steps):
+        t = torch.tensor(k * h).to(x)
+        v1, d1 = both(t, z)
+        v2, d2 = both(t + h / 2, z + h / 2 * v1)
+        v3, d3 = both(t + h / 2, z + h / 2 * v2)
+        v4, d4 = both(t + h, z + h * v3)
+        z = z + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        log_det = log_det + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+
+# %%
+# wrong: the clock stands still
+# earns: 8
+# says: clock stands still
+def cnf_log_prob(field, x, n_steps, probes=None):
+    es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape) if probes is None else probes
+    w = 1.0 if probes is None else 1 / len(probes)
+
+    def both(z):
+        z = z.detach().requires_grad_()
+        v = field(torch.tensor(0.0).to(x), z)
+        return v.detach(), w * sum((torch.autograd.grad(v, z, e, retain_graph=True)[0] * e).sum(1) for e in es)
+
+    h, z, log_det = 1 / n_steps, x, 0
+    for _ in range(n_steps):
+        v1, d1 = both(z)
+        v2, d2 = both(z + h / 2 * v1)
+        v3, d3 = both(z + h / 2 * v2)
+        v4, d4 = both(z + h * v3)
+        z = z + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        log_det = log_det + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+
+# %%
+# wrong: integrates from base to data
+# earns: 0
+# says: the data sit at t = 0
+def cnf_log_prob(field, x, n_steps, probes=None):
+    es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape) if probes is None else probes
+    w = 1.0 if probes is None else 1 / len(probes)
+
+    def both(t, z):
+        z = z.detach().requires_grad_()
+        v = field(t, z)
+        return v.detach(), w * sum((torch.autograd.grad(v, z, e, retain_graph=True)[0] * e).sum(1) for e in es)
+
+    h, z, log_det = -1 / n_steps, x, 0
+    for k in range(n_steps):
+        t = torch.tensor(1 + k * h).to(x)
+        v1, d1 = both(t, z)
+        v2, d2 = both(t + h / 2, z + h / 2 * v1)
+        v3, d3 = both(t + h / 2, z + h / 2 * v2)
+        v4, d4 = both(t + h, z + h * v3)
+        z = z + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        log_det = log_det + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def cnf_log_prob(field, x, n_steps, probes=None):
+    from course_lib.continuous_flow import ContinuousFlow
+
+    class Field(torch.nn.Module):
+        def forward(self, t, z):
+            return field(t, z)
+
+    z, log_det = ContinuousFlow(Field()).forward_and_log_det(x)
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
