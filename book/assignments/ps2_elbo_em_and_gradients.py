@@ -1,0 +1,2458 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% tags=["variant"]
+import math
+
+SEED = int(rng.integers(1000))  # noqa: F821  (the pipeline provides rng)
+# Ranges that do not overlap: no axis can be mistaken for another without a change of shape.
+N_LATENTS = int(rng.integers(2, 5))  # noqa: F821
+N_BATCH = int(rng.integers(5, 8))  # noqa: F821
+N_PIXELS = int(rng.integers(8, 11))  # noqa: F821
+N_SAMPLES = int(rng.integers(11, 15))  # noqa: F821
+N_COMPONENTS = int(rng.integers(3, 5))  # noqa: F821
+N_POINTS = int(rng.integers(40, 61))  # noqa: F821
+# Question 3: a gap in nats, and what follows from it.
+GAP = round(float(rng.uniform(1.0, 2.5)), 2)  # noqa: F821
+SPREAD = f"{math.sqrt(2 * GAP):.2f}"
+RELATIVE_VARIANCE = f"{math.expm1(2 * GAP):.1f}"
+GUESSES_BOUND = f"{2 * GAP / 0.05**2:.0f}"
+GUESSES_EVIDENCE = f"{math.expm1(2 * GAP) / 0.05**2:.0f}"
+# Question 8: two classes.
+LOGIT = round(float(rng.uniform(0.8, 1.4)) * float(rng.choice([-1, 1])), 2)  # noqa: F821
+TARGET = round(float(rng.uniform(0.1, 0.3)), 2)  # noqa: F821
+# Question 9: an exponential under a Gaussian.
+RATE = round(float(rng.uniform(0.4, 0.9)), 2)  # noqa: F821
+SIGMA = round(float(rng.uniform(0.4, 0.9)), 2)  # noqa: F821
+T_VALUE = (RATE * SIGMA) ** 2
+T = f"{T_VALUE:.4f}"
+WITH_BEST = f"{(math.exp(T_VALUE) * (1 + 4 * T_VALUE) - (1 + T_VALUE) ** 2 - T_VALUE) / (T_VALUE * math.expm1(T_VALUE)):.1f}"
+WITHOUT = f"{(math.exp(T_VALUE) * (1 + 4 * T_VALUE) - T_VALUE) / (T_VALUE * math.expm1(T_VALUE)):.1f}"
+
+# %% [raw]
+# # ASSIGNMENT CONFIG
+# name: ps2
+# init_cell: true
+# check_all_cell: false
+# export_cell: false
+# runs_on: default
+# tests:
+#   files: true
+#   ok_format: false
+# generate:
+#   show_hidden: false
+#   plugins: []
+
+# %% [markdown]
+# # Problem set 2: the ELBO, EM and gradient estimators
+#
+# **Effort:** about 11 hours: two each for questions 3, 5 and 9, one each for the others, less if you did the
+# chapters' exercises. **100 points** in nine questions.
+#
+# **You need** chapter 4 (latent-variable models: Bayes' rule, linear Gaussian models, the naive estimate),
+# chapter 5 (the evidence lower bound), chapter 6 (EM up to the ascent theorem) and chapter 7 (gradient
+# estimators). Each question says which exercise or section it continues.
+#
+# **Data and machine.** Synthetic data and the 8×8 digits that come with scikit-learn. A laptop's processor or
+# a free Colab session is enough: everything runs in less than two minutes on one core, without a GPU.
+#
+# **How points are given.** Questions 3 and 9 are derivations, graded by hand against a rubric: steps count, not
+# only results. All others are graded by tests. You see some of them and can run them as often as you like; the
+# rest use other numbers, and are run when you hand in. Each test has its own points, so that a partly right
+# answer earns a part. A mistake in one question costs nothing in another: the tests bring their own
+# correct values.
+#
+# **Rules of the house.** All information quantities are in nats. Batch axes come first, in the order (samples,
+# batch, event). Where a question says *not allowed*, the functions named there are switched off while your
+# answer is tested. Everything else in `torch` may be used, `torch.distributions` included.
+#
+# **Honour line.** You may discuss ideas with others and use any book, and you may use a programming assistant.
+# Say below each answer who or what helped you and how. You must be able to explain every line that you hand in.
+
+# %%
+import math
+
+import torch
+from torch.distributions import MultivariateNormal, Normal
+from torch.nn import functional as F
+
+torch.manual_seed({{SEED}})
+torch.set_default_dtype(torch.float64)
+
+# %% [markdown]
+# ## Part A · The bound
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: kl_diagonal
+# points: 9
+# pool: kl
+
+# %% [markdown]
+# **Question 1 (9 points).** An encoder hands you means and *log-variances*, and so does a learned prior. Write
+# $\mathrm{KL}(q\,\|\,p)$ between the two diagonal Gaussians
+# $q=\mathcal N(\boldsymbol\mu_q,\operatorname{diag}\boldsymbol\sigma_q^2)$ and
+# $p=\mathcal N(\boldsymbol\mu_p,\operatorname{diag}\boldsymbol\sigma_p^2)$. The arguments are
+# $\boldsymbol\mu_q$, $\log\boldsymbol\sigma_q^2$, $\boldsymbol\mu_p$ and $\log\boldsymbol\sigma_p^2$, each of shape
+# $(B,L)$. Return one number in nats for each example, shape $(B,)$. (This continues chapter 5, *Divergences in
+# closed form*.)
+#
+# *Not allowed:* `course_lib`'s divergences and `torch.distributions.kl_divergence`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    """KL(q ‖ p) in nats of diagonal Gaussians; four arguments of shape (B, L), result (B,)."""
+    # BEGIN SOLUTION
+    difference = log_var_q - log_var_p
+    distance = (mean_q - mean_p).square() / log_var_p.exp()
+    return 0.5 * (difference.exp() + distance - 1 - difference).sum(-1)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: to a standard normal
+points: 3
+""" # END TEST CONFIG
+def test_standard(kl_diagonal):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 11)
+    m, v = (torch.randn(2, {{N_BATCH}}, {{N_LATENTS}}, generator=noise).double())
+    zero = torch.zeros_like(m)
+    truth = 0.5 * (m**2 + v.exp() - 1 - v).sum(-1)
+    off = ["course_lib.distributions.kl_between_diagonal_normals", "course_lib.distributions.kl_to_standard_normal",
+           "course_lib.distributions.kl_between_normals", "torch.distributions.kl.kl_divergence"]
+    seen = bounded(kl_diagonal, m, v, zero, zero, without=off)
+    compare("KL(q ‖ N(0, I))", seen, truth, {
+        "your KL is twice the expected value: did you forget the ½?": 2 * truth,
+        "your KL has the wrong sign: it is never negative": -truth,
+        "the second argument is log σ², you read it as log σ": 0.5 * (m**2 + (2 * v).exp() - 1 - 2 * v).sum(-1),
+        "the second argument is log σ², you read it as σ²": 0.5 * (m**2 + v - 1 - v.abs().log()).sum(-1),
+        "the divergence of independent coordinates is a sum over the latents, you took their mean": truth / {{N_LATENTS}},
+        "this is KL(p ‖ q): the expectation is taken under the first argument":
+            0.5 * ((-v).exp() * (1 + m**2) - 1 + v).sum(-1),
+        "the −1 for each latent is missing: KL(q ‖ q) would not be zero": truth + 0.5 * {{N_LATENTS}},
+        "the log-variance has the wrong sign": 0.5 * (m**2 + v.exp() - 1 + v).sum(-1),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: between two Gaussians
+points: 6
+hidden: true
+""" # END TEST CONFIG
+def test_general(kl_diagonal):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 12)
+    m, v, a, b = torch.randn(4, {{N_BATCH}}, {{N_LATENTS}} + 1, generator=noise).double()
+    b = b + 0.5
+    q = torch.distributions.MultivariateNormal(m, torch.diag_embed(v.exp()))
+    p = torch.distributions.MultivariateNormal(a, torch.diag_embed(b.exp()))
+    truth, back = torch.distributions.kl_divergence(q, p), torch.distributions.kl_divergence(p, q)
+    ratio, square = (v - b).exp(), (m - a) ** 2
+    off = ["course_lib.distributions.kl_between_diagonal_normals", "course_lib.distributions.kl_to_standard_normal",
+           "course_lib.distributions.kl_between_normals", "torch.distributions.kl.kl_divergence"]
+    seen = bounded(kl_diagonal, m, v, a, b, without=off)
+    compare("KL(q ‖ p)", seen, truth, {
+        "it is twice the expected value: did you forget the ½?": 2 * truth,
+        "it has the wrong sign: a KL is never negative": -truth,
+        "this is KL(p ‖ q): the expectation is taken under the first argument": back,
+        "the squared distance of the means is measured in units of p's variance, yours in no unit":
+            0.5 * (ratio + square - 1 - v + b).sum(-1),
+        "the squared distance of the means is divided by p's variance, you divided by q's":
+            0.5 * (ratio + square / v.exp() - 1 - v + b).sum(-1),
+        "the squared distance of the means is divided by p's variance, you divided by p's standard deviation":
+            0.5 * (ratio + square / (0.5 * b).exp() - 1 - v + b).sum(-1),
+        "log det Σ_p is missing: does your KL(q ‖ q) vanish?": 0.5 * (ratio + square / b.exp() - 1 - v).sum(-1),
+    }, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: the ½ is missing
+# earns: 0
+# says: forget the ½
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    difference = log_var_q - log_var_p
+    return (difference.exp() + (mean_q - mean_p).square() / log_var_p.exp() - 1 - difference).sum(-1)
+
+# %%
+# wrong: flipped sign
+# earns: 0
+# says: wrong sign
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    difference = log_var_q - log_var_p
+    return 0.5 * (1 + difference - difference.exp() - (mean_q - mean_p).square() / log_var_p.exp()).sum(-1)
+
+# %%
+# wrong: log-variance read as log standard deviation
+# earns: 0
+# says: you read it as log σ
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    std_q, std_p = log_var_q.exp(), log_var_p.exp()
+    ratio = (std_q / std_p).square()
+    return 0.5 * (ratio + ((mean_q - mean_p) / std_p).square() - 1 - ratio.log()).sum(-1)
+
+# %%
+# wrong: mean over latents
+# earns: 0
+# says: you took their mean
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    difference = log_var_q - log_var_p
+    distance = (mean_q - mean_p).square() / log_var_p.exp()
+    return 0.5 * (difference.exp() + distance - 1 - difference).mean(-1)
+
+# %%
+# wrong: averaged over the batch
+# earns: 0
+# says: expected the shape
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    difference = log_var_q - log_var_p
+    distance = (mean_q - mean_p).square() / log_var_p.exp()
+    return 0.5 * (difference.exp() + distance - 1 - difference).sum(-1).mean()
+
+# %%
+# wrong: KL in the other direction
+# earns: 0
+# says: this is KL(p ‖ q)
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    difference = log_var_p - log_var_q
+    distance = (mean_q - mean_p).square() / log_var_q.exp()
+    return 0.5 * (difference.exp() + distance - 1 - difference).sum(-1)
+
+# %%
+# wrong: distance of the means without the variance of p
+# earns: 3
+# says: yours in no unit
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    difference = log_var_q - log_var_p
+    return 0.5 * (difference.exp() + (mean_q - mean_p).square() - 1 - difference).sum(-1)
+
+# %%
+# wrong: log det of p forgotten
+# earns: 3
+# says: log det Σ_p is missing
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    ratio = (log_var_q - log_var_p).exp()
+    return 0.5 * (ratio + (mean_q - mean_p).square() / log_var_p.exp() - 1 - log_var_q).sum(-1)
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    from course_lib.distributions import kl_between_diagonal_normals
+
+    return kl_between_diagonal_normals(mean_q, (0.5 * log_var_q).exp(), mean_p, (0.5 * log_var_p).exp())
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: kl_triangular
+# points: 9
+# pool: kl
+
+# %% [markdown]
+# **Question 1 (9 points).** A diagonal $q$ cannot follow a posterior whose coordinates are correlated. So let the
+# encoder hand you a mean $\boldsymbol\mu$ of shape $(B,L)$ and a *lower-triangular* matrix $\mathbf F$ of shape
+# $(B,L,L)$ with a positive diagonal, and take
+# $q=\mathcal N(\boldsymbol\mu,\mathbf F\mathbf F^\top)$. Write $\mathrm{KL}(q\,\|\,\mathcal N(\mathbf 0,\mathbf I))$
+# without inverting or factorising any matrix. Return one number in nats for each example, shape $(B,)$. (This
+# continues chapter 5, *Divergences in closed form*.)
+#
+# *Not allowed:* `course_lib`'s divergences and `torch.distributions.kl_divergence`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def kl_triangular(mean, factor):
+    """KL(N(mean, F Fᵀ) ‖ N(0, I)) in nats; mean of shape (B, L), F of shape (B, L, L), result (B,)."""
+    # BEGIN SOLUTION
+    trace = factor.square().sum((-2, -1))
+    half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 0.5 * (trace + mean.square().sum(-1) - mean.shape[-1]) - half_log_det
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: a diagonal factor
+points: 3
+""" # END TEST CONFIG
+def test_diagonal(kl_triangular):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 13)
+    m, s = torch.randn(2, {{N_BATCH}}, {{N_LATENTS}}, generator=noise).double()
+    s = (0.7 * s).exp()
+    truth = 0.5 * (m**2 + s**2 - 1 - 2 * s.log()).sum(-1)
+    off = ["course_lib.distributions.kl_between_diagonal_normals", "course_lib.distributions.kl_to_standard_normal",
+           "course_lib.distributions.kl_between_normals", "torch.distributions.kl.kl_divergence"]
+    seen = bounded(kl_triangular, m, torch.diag_embed(s), without=off)
+    compare("KL(q ‖ N(0, I)) with a diagonal F", seen, truth, {
+        "your KL is twice the expected value: did you forget the ½?": 2 * truth,
+        "your KL has the wrong sign: it is never negative": -truth,
+        "log det(F Fᵀ) is 2 Σ log F_ll, a factor 2 is missing": truth + 0.5 * s.log().sum(-1),
+        "you took F for the covariance: it is F Fᵀ": 0.5 * (m**2 + s - 1 - s.log()).sum(-1),
+        "the log-determinant has the wrong sign": truth + 2 * s.log().sum(-1),
+        "the −L is missing: KL(q ‖ q) would not be zero": truth + 0.5 * {{N_LATENTS}},
+        "the divergence is a sum over the latents, you took their mean": truth / {{N_LATENTS}},
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: correlated coordinates
+points: 6
+hidden: true
+""" # END TEST CONFIG
+def test_full(kl_triangular):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 14)
+    n = {{N_LATENTS}} + 1
+    m, a = (torch.randn(s, generator=noise).double() for s in [({{N_BATCH}}, n), ({{N_BATCH}}, n, n)])
+    f = a.tril(-1) + torch.diag_embed((0.5 * a.diagonal(dim1=-2, dim2=-1)).exp())
+    cov = f @ f.mT
+    trace, log_det, square = cov.diagonal(dim1=-2, dim2=-1).sum(-1), torch.logdet(cov), (m**2).sum(-1)
+    truth = 0.5 * (trace + square - n - log_det)
+    off = ["course_lib.distributions.kl_between_diagonal_normals", "course_lib.distributions.kl_to_standard_normal",
+           "course_lib.distributions.kl_between_normals", "torch.distributions.kl.kl_divergence"]
+    seen = bounded(kl_triangular, m, f, without=off)
+    diagonal = f.diagonal(dim1=-2, dim2=-1)
+    compare("KL(q ‖ N(0, I))", seen, truth, {
+        "it is twice the expected value: did you forget the ½?": 2 * truth,
+        "it has the wrong sign: a KL is never negative": -truth,
+        "tr(F Fᵀ) is the sum of all squared entries of F, you squared the diagonal only":
+            0.5 * ((diagonal**2).sum(-1) + square - n - log_det),
+        "log det(F Fᵀ) is 2 Σ log F_ll, a factor 2 is missing": 0.5 * (trace + square - n - 0.5 * log_det),
+        "you took the determinant of a diagonal covariance: correlations shrink it":
+            0.5 * (trace + square - n - cov.diagonal(dim1=-2, dim2=-1).log().sum(-1)),
+    }, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: the ½ is missing
+# earns: 0
+# says: forget the ½
+def kl_triangular(mean, factor):
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return factor.square().sum((-2, -1)) + mean.square().sum(-1) - mean.shape[-1] - log_det
+
+# %%
+# wrong: log det of the factor for log det of the covariance
+# earns: 0
+# says: a factor 2 is missing
+def kl_triangular(mean, factor):
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 0.5 * (factor.square().sum((-2, -1)) + mean.square().sum(-1) - mean.shape[-1] - log_det)
+
+# %%
+# wrong: the factor taken for the covariance
+# earns: 0
+# says: you took F for the covariance
+def kl_triangular(mean, factor):
+    diagonal = factor.diagonal(dim1=-2, dim2=-1)
+    return 0.5 * (diagonal.sum(-1) + mean.square().sum(-1) - mean.shape[-1] - diagonal.log().sum(-1))
+
+# %%
+# wrong: the −L is missing
+# earns: 0
+# says: the −L is missing
+def kl_triangular(mean, factor):
+    half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 0.5 * (factor.square().sum((-2, -1)) + mean.square().sum(-1)) - half_log_det
+
+# %%
+# wrong: trace of the diagonal only
+# earns: 3
+# says: you squared the diagonal only
+def kl_triangular(mean, factor):
+    diagonal = factor.diagonal(dim1=-2, dim2=-1)
+    return 0.5 * (diagonal.square() + mean.square() - 1 - 2 * diagonal.log()).sum(-1)
+
+# %%
+# wrong: variances of the covariance as if it were diagonal
+# earns: 3
+# says: determinant of a diagonal covariance
+def kl_triangular(mean, factor):
+    variances = (factor @ factor.mT).diagonal(dim1=-2, dim2=-1)
+    return 0.5 * (variances + mean.square() - 1 - variances.log()).sum(-1)
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def kl_triangular(mean, factor):
+    from course_lib.distributions import kl_between_normals
+
+    eye = torch.eye(mean.shape[-1]).expand_as(factor)
+    return kl_between_normals(mean, factor @ factor.mT, torch.zeros_like(mean), eye)
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: log_weights
+# points: 11
+
+# %% [markdown]
+# **Question 2 (11 points).** The instrument of chapter 5 for finding mistakes is a model whose answers are known.
+# Take the linear Gaussian model $\mathbf z\sim\mathcal N(\mathbf 0,\mathbf I)$,
+# $\mathbf x\mid\mathbf z\sim\mathcal N(\mathbf W\mathbf z+\mathbf b,\operatorname{diag}\boldsymbol\psi)$ and, for each
+# observation, $q_b=\mathcal N(\mathbf m_b,\mathbf S)$ with a full covariance $\mathbf S$ that all share. Write the
+# log-weights
+#
+# $$\log w_{kb}=\log p(\mathbf x_b\mid\mathbf z_{kb})+\log p(\mathbf z_{kb})-\log q_b(\mathbf z_{kb})$$
+#
+# in nats, of samples that are given to you. Shapes: `x` $(B,D)$, `z` $(K,B,L)$, `mean` $(B,L)$, `cov` $(L,L)$, `weight`
+# $(D,L)$, `bias` $(D,)$ and `noise_var` $(D,)$, which holds the noise *variances* $\boldsymbol\psi$. Result: $(K,B)$.
+#
+# Before you hand in, set $q$ to the exact posterior. What must all $K$ log-weights of one observation be then?
+# (This continues chapter 5, *The measuring instrument: PPCA*.)
+#
+# *Not allowed:* `course_lib`'s models and bounds.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    """log p(x, z) − log q(z) in nats of given samples, shape (K, B)."""
+    # BEGIN SOLUTION
+    reconstruction = Normal(z @ weight.T + bias, noise_var.sqrt()).log_prob(x).sum(-1)
+    log_prior = Normal(0.0, 1.0).log_prob(z).sum(-1)
+    return reconstruction + log_prior - MultivariateNormal(mean, cov).log_prob(z)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: with the exact posterior
+points: 5
+""" # END TEST CONFIG
+def test_exact(log_weights):
+    import torch
+    from torch.distributions import MultivariateNormal, Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 21)
+    k, n, d, l = {{N_SAMPLES}}, {{N_BATCH}}, {{N_PIXELS}}, {{N_LATENTS}}
+    weight, bias, x, e = (torch.randn(s, generator=noise).double() for s in [(d, l), (d,), (n, d), (k, n, l)])
+    psi = 0.3 + torch.rand(d, generator=noise).double()
+    x = 1.5 * x + bias
+    cov = torch.linalg.inv(torch.eye(l).double() + weight.T @ (weight / psi[:, None]))
+    mean = (x - bias) / psi @ weight @ cov
+    z = mean + e @ torch.linalg.cholesky(cov).T
+    truth = MultivariateNormal(bias, weight @ weight.T + psi.diag()).log_prob(x).expand(k, n)
+    off = ["course_lib.bounds.log_importance_weights", "course_lib.bounds.elbo",
+           "course_lib.linear_gaussian.LinearGaussian.likelihood", "course_lib.linear_gaussian.LinearGaussian.prior"]
+    seen = bounded(log_weights, x, z, mean, cov, weight, bias, psi, without=off)
+    pixels = Normal(z @ weight.T + bias, psi.sqrt()).log_prob(x)
+    prior, log_q = Normal(0.0, 1.0).log_prob(z).double().sum(-1), MultivariateNormal(mean, cov).log_prob(z)
+    kl = 0.5 * (cov.trace() + (mean**2).sum(-1) - l - torch.logdet(cov))
+    compare("log w with the exact posterior, where all K are log p(x)", seen, truth, {
+        "noise_var holds variances, Normal wants standard deviations":
+            Normal(z @ weight.T + bias, psi).log_prob(x).sum(-1) + prior - log_q,
+        "log p(x | z) is a sum over the pixels, you took their mean": pixels.mean(-1) + prior - log_q,
+        "log p(z) is missing": pixels.sum(-1) - log_q,
+        "log q(z) is missing: this is log p(x, z)": pixels.sum(-1) + prior,
+        "log q(z) is to be subtracted, you added it": pixels.sum(-1) + prior + log_q,
+        "the closed-form KL stands inside the weight: every term is to be evaluated at the sample":
+            pixels.sum(-1) - kl,
+        "cov is a covariance, you used it as a Cholesky factor":
+            pixels.sum(-1) + prior - MultivariateNormal(mean, scale_tril=cov.tril()).log_prob(z),
+        "the off-diagonal entries of cov are not used":
+            pixels.sum(-1) + prior - Normal(mean, cov.diagonal().sqrt()).log_prob(z).sum(-1),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: with another q
+points: 6
+hidden: true
+""" # END TEST CONFIG
+def test_other(log_weights):
+    import torch
+    from torch.distributions import MultivariateNormal, Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 22)
+    k, n, d, l = {{N_SAMPLES}} + 4, {{N_BATCH}} - 1, {{N_PIXELS}} + 3, {{N_LATENTS}}
+    weight, bias, x, e = (torch.randn(s, generator=noise).double() for s in [(d, l), (d,), (n, d), (k, n, l)])
+    mean, a = (torch.randn(s, generator=noise).double() for s in [(n, l), (l, l)])
+    psi = 0.3 + torch.rand(d, generator=noise).double()
+    cov = 0.4 * a @ a.T + 0.3 * torch.eye(l).double()
+    z = mean + e @ torch.linalg.cholesky(cov).T
+    pixels = MultivariateNormal(z @ weight.T + bias, psi.diag()).log_prob(x)
+    prior = -0.5 * (z**2).sum(-1) - 0.5 * l * torch.log(torch.tensor(2 * torch.pi))
+    log_q = MultivariateNormal(mean, cov).log_prob(z)
+    truth = pixels + prior - log_q
+    off = ["course_lib.bounds.log_importance_weights", "course_lib.bounds.elbo",
+           "course_lib.linear_gaussian.LinearGaussian.likelihood", "course_lib.linear_gaussian.LinearGaussian.prior"]
+    seen = bounded(log_weights, x, z, mean, cov, weight, bias, psi, without=off)
+    evidence = MultivariateNormal(bias, weight @ weight.T + psi.diag()).log_prob(x).expand(k, n)
+    compare("log w", seen, truth, {
+        "this is log p(x): only with the exact posterior do all weights equal it": evidence,
+        "noise_var holds variances, Normal wants standard deviations":
+            Normal(z @ weight.T + bias, psi).log_prob(x).sum(-1) + prior - log_q,
+        "log p(z) is missing": pixels - log_q,
+        "the off-diagonal entries of cov are not used":
+            pixels + prior - Normal(mean, cov.diagonal().sqrt()).log_prob(z).sum(-1),
+    }, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: noise variance used as standard deviation
+# earns: 0
+# says: noise_var holds variances
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    reconstruction = Normal(z @ weight.T + bias, noise_var).log_prob(x).sum(-1)
+    return reconstruction + Normal(0.0, 1.0).log_prob(z).sum(-1) - MultivariateNormal(mean, cov).log_prob(z)
+
+# %%
+# wrong: mean over pixels
+# earns: 0
+# says: sum over the pixels
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    reconstruction = Normal(z @ weight.T + bias, noise_var.sqrt()).log_prob(x).mean(-1)
+    return reconstruction + Normal(0.0, 1.0).log_prob(z).sum(-1) - MultivariateNormal(mean, cov).log_prob(z)
+
+# %%
+# wrong: the prior is forgotten
+# earns: 0
+# says: log p(z) is missing
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    reconstruction = Normal(z @ weight.T + bias, noise_var.sqrt()).log_prob(x).sum(-1)
+    return reconstruction - MultivariateNormal(mean, cov).log_prob(z)
+
+# %%
+# wrong: log q is added
+# earns: 0
+# says: you added it
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    reconstruction = Normal(z @ weight.T + bias, noise_var.sqrt()).log_prob(x).sum(-1)
+    return reconstruction + Normal(0.0, 1.0).log_prob(z).sum(-1) + MultivariateNormal(mean, cov).log_prob(z)
+
+# %%
+# wrong: closed-form KL inside the weight
+# earns: 0
+# says: closed-form KL stands inside
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    reconstruction = Normal(z @ weight.T + bias, noise_var.sqrt()).log_prob(x).sum(-1)
+    kl = 0.5 * (cov.trace() + mean.square().sum(-1) - mean.shape[-1] - torch.logdet(cov))
+    return reconstruction - kl
+
+# %%
+# wrong: covariance used as a Cholesky factor
+# earns: 0
+# says: you used it as a Cholesky factor
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    reconstruction = Normal(z @ weight.T + bias, noise_var.sqrt()).log_prob(x).sum(-1)
+    log_q = MultivariateNormal(mean, scale_tril=cov.tril()).log_prob(z)
+    return reconstruction + Normal(0.0, 1.0).log_prob(z).sum(-1) - log_q
+
+# %%
+# wrong: mean over the samples
+# earns: 0
+# says: expected the shape
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    reconstruction = Normal(z @ weight.T + bias, noise_var.sqrt()).log_prob(x).sum(-1)
+    log_w = reconstruction + Normal(0.0, 1.0).log_prob(z).sum(-1) - MultivariateNormal(mean, cov).log_prob(z)
+    return log_w.mean(0)
+
+# %%
+# wrong: diagonal q
+# earns: 0
+# says: off-diagonal entries of cov
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    reconstruction = Normal(z @ weight.T + bias, noise_var.sqrt()).log_prob(x).sum(-1)
+    log_q = Normal(mean, cov.diagonal().sqrt()).log_prob(z).sum(-1)
+    return reconstruction + Normal(0.0, 1.0).log_prob(z).sum(-1) - log_q
+
+# %%
+# wrong: the log evidence for every sample
+# earns: 5
+# says: only with the exact posterior
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    evidence = MultivariateNormal(bias, weight @ weight.T + torch.diag(noise_var)).log_prob(x)
+    return evidence.expand(z.shape[:2])
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def log_weights(x, z, mean, cov, weight, bias, noise_var):
+    from course_lib.latent_variable_model import FactorAnalysis
+
+    model = FactorAnalysis(weight, bias, noise_var.sqrt())
+    log_joint = model.likelihood(z).log_prob(x) + model.prior().log_prob(z)
+    return log_joint - MultivariateNormal(mean, cov).log_prob(z)
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: shifted_posterior
+# points: 12
+# manual: true
+
+# %% [markdown]
+# **Question 3 (12 points, pencil and paper).** A model has a Gaussian posterior,
+# $p(\mathbf z\mid\mathbf x)=\mathcal N(\mathbf m,\boldsymbol\Lambda^{-1})$. Your $q$ has the right covariance and is off
+# by a vector $\boldsymbol\delta$: $q=\mathcal N(\mathbf m+\boldsymbol\delta,\boldsymbol\Lambda^{-1})$. Let
+# $w=p(\mathbf x,\mathbf z)/q(\mathbf z)$ with $\mathbf z\sim q$, and
+# $g=\frac12\boldsymbol\delta^\top\boldsymbol\Lambda\boldsymbol\delta$.
+#
+# 1. Derive $\log p(\mathbf x)=\mathbb E_q[\log w]+\mathrm{KL}(q\,\|\,p(\mathbf z\mid\mathbf x))$ for *any* $q$, without
+#    Jensen's inequality. When is the first term equal to the left side? *(3 points)*
+# 2. For the shifted $q$ show that $\log w$ has exactly a normal distribution, with mean
+#    $\log p(\mathbf x)-g$ and variance $2g$. *(4 points)*
+# 3. Conclude that $\mathbb E_q[w]=p(\mathbf x)$, as it must be, and that the relative variance
+#    $\operatorname{Var}[w]/p(\mathbf x)^2$ is $e^{2g}-1$. *(3 points)*
+# 4. Let $g={{GAP}}$ nats. How many samples give a standard error of 0.05 nats for the mean of $\log w$, and how many a
+#    relative standard error of 0.05 for the mean of $w$? Which of the two averages tends to
+#    the evidence (or its logarithm) as their number grows? *(2 points)*
+#
+# (This continues the exercise *Counting the noise* of chapter 5, and the price of a guess in chapter 4.)
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %% [markdown]
+# **1.** For every $\mathbf z$ the product rule says $p(\mathbf x,\mathbf z)=p(\mathbf x)\,p(\mathbf z\mid\mathbf x)$, so
+#
+# $$\log p(\mathbf x)=\log\frac{p(\mathbf x,\mathbf z)}{q(\mathbf z)}+\log\frac{q(\mathbf z)}{p(\mathbf z\mid\mathbf x)} .$$
+#
+# The left side does not depend on $\mathbf z$. Average both sides under $q$: the first term becomes
+# $\mathbb E_q[\log w]$, the second $\mathrm{KL}(q\,\|\,p(\mathbf z\mid\mathbf x))$. By Gibbs' inequality it is zero if
+# and only if $q$ is the posterior (almost everywhere), and only then is $\mathbb E_q[\log w]=\log p(\mathbf x)$.
+#
+# **2.** Write $\mathbf z=\mathbf m+\boldsymbol\delta+\boldsymbol\Lambda^{-1/2}\boldsymbol\varepsilon$ with
+# $\boldsymbol\varepsilon\sim\mathcal N(\mathbf 0,\mathbf I)$. By part 1,
+# $\log w=\log p(\mathbf x)+\log p(\mathbf z\mid\mathbf x)-\log q(\mathbf z)$. The normalising constants of the two Gaussians
+# are equal and cancel, and
+#
+# $$\begin{aligned}
+# \log w-\log p(\mathbf x)
+# &=-\tfrac12(\boldsymbol\delta+\boldsymbol\Lambda^{-1/2}\boldsymbol\varepsilon)^\top\boldsymbol\Lambda
+#   (\boldsymbol\delta+\boldsymbol\Lambda^{-1/2}\boldsymbol\varepsilon)+\tfrac12\boldsymbol\varepsilon^\top\boldsymbol\varepsilon\\
+# &=-\tfrac12\boldsymbol\delta^\top\boldsymbol\Lambda\boldsymbol\delta
+#   -\boldsymbol\delta^\top\boldsymbol\Lambda^{1/2}\boldsymbol\varepsilon .
+# \end{aligned}$$
+#
+# The quadratic terms in $\boldsymbol\varepsilon$ cancel, *because the covariances are equal*. What is left is linear in
+# $\boldsymbol\varepsilon$, hence normal, with mean $-g$ and variance
+# $\lVert\boldsymbol\Lambda^{1/2}\boldsymbol\delta\rVert^2=\boldsymbol\delta^\top\boldsymbol\Lambda\boldsymbol\delta=2g$.
+#
+# **3.** If $Y\sim\mathcal N(\mu,v)$ then $\mathbb E[e^{Y}]=e^{\mu+v/2}$ and $\mathbb E[e^{2Y}]=e^{2\mu+2v}$. With
+# $\mu=\log p(\mathbf x)-g$ and $v=2g$,
+#
+# $$\mathbb E_q[w]=p(\mathbf x)\,e^{-g+g}=p(\mathbf x),\qquad\mathbb E_q[w^2]=p(\mathbf x)^2\,e^{-2g+4g}=p(\mathbf x)^2\,e^{2g} ,$$
+#
+# so $\operatorname{Var}[w]/p(\mathbf x)^2=e^{2g}-1$. (The gap of the bound, half the variance of the log-weights and the
+# logarithm of the price of a guess, up to a factor, are one number.)
+#
+# **4.** The standard deviation of $\log w$ is $\sqrt{2g}={{SPREAD}}$ nats, so its mean needs
+# $2g/0.05^2={{GUESSES_BOUND}}$ samples. The relative variance of $w$ is $e^{2g}-1={{RELATIVE_VARIANCE}}$, so its mean
+# needs $(e^{2g}-1)/0.05^2={{GUESSES_EVIDENCE}}$ samples. The mean of $w$ tends to $p(\mathbf x)$. The mean of
+# $\log w$ tends to the ELBO, which stays ${{GAP}}$ nats below $\log p(\mathbf x)$ however many samples are taken: more
+# samples make it quieter, never tighter.
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN RUBRIC
+
+# %% [markdown]
+# **Points.** *Part 1 (3):* the pointwise identity from the product rule (1); average under $q$, with the remark that
+# the left side is constant (1); equality exactly for the posterior (1). *Part 2 (4):* $\log w$ as $\log p(\mathbf x)$ plus
+# the difference of two log-densities (1); constants cancel (1); quadratic terms cancel, the rest is linear, hence
+# normal (1); mean and variance (1). *Part 3 (3):* a correct formula for the mean of a log-normal variable, or the
+# equivalent integral (1); $\mathbb E[w]=p(\mathbf x)$ (1); the relative variance (1). *Part 4 (2):* both numbers
+# (1, half for one of them); which average tends to what (1).
+#
+# **Typical wrong answers.**
+#
+# - Part 1 by Jensen's inequality: a correct bound, but no equality and no gap. 1 of 3.
+# - Part 1 with the KL the other way round, $\mathrm{KL}(p(\mathbf z\mid\mathbf x)\,\|\,q)$: 1 of 3 if the pointwise identity
+#   is there, else 0.
+# - Part 2 computes mean and variance of $\log w$ but calls it normal without saying why the quadratic terms
+#   cancel: 3 of 4. "A Gaussian minus a Gaussian is Gaussian": 2 of 4 with the right moments.
+# - Part 2 with variance $g$ (the ½ kept where it squares away) or $4g$: 3 of 4; what follows from it is not
+#   punished again, provided that the student notices that $\mathbb E[w]=p(\mathbf x)$ then fails. If not, 1 less in part 3.
+# - Part 3: $\mathbb E[w]=e^{\mathbb E[\log w]}$, the log of a mean taken for the mean of logs: 0 of 3.
+# - Part 3: $\mathbb E[w]=\int p(\mathbf x,\mathbf z)\,\mathrm d\mathbf z=p(\mathbf x)$ directly: right, and full points for it; the
+#   variance must still be derived.
+# - Part 4: "both tend to $\log p(\mathbf x)$": 1 of 2 with both numbers. Standard deviation in the place of the variance in
+#   either number: half a point off.
+
+# %% [raw]
+# # END RUBRIC
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: naive_evidence
+# points: 11
+
+# %% [markdown]
+# **Question 4 (11 points).** A number without an error bar is half an answer. You are given
+# $\log p(\mathbf x_b\mid\mathbf z_{kb})$ of $K$ draws from the prior for each of $B$ observations, shape $(K,B)$. Return a
+# pair of tensors of shape $(B,)$, both in nats:
+#
+# - the naive estimate $\log\hat p_K(\mathbf x_b)$, the logarithm of the mean likelihood;
+# - its standard error by the delta method, $\dfrac{s_b}{\bar w_b\sqrt K}$, where $\bar w_b$ is the mean of the $K$ likelihoods
+#   and $s_b$ their standard deviation (with $K-1$ in the denominator).
+#
+# Log-likelihoods of images are near $-10^3$ nats, where every likelihood is zero in double precision. Your answer must
+# not mind. (This continues chapter 4, *Guessing causes*.)
+#
+# *Not allowed:* `course_lib`'s `log_mean_exp` and `naive_log_likelihood`. `torch.logsumexp` is.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def naive_evidence(log_likelihoods):
+    """log p̂ and its standard error, a pair of shape (B,) in nats, from log p(x | z) of shape (K, B)."""
+    # BEGIN SOLUTION
+    n_samples = len(log_likelihoods)
+    estimate = log_likelihoods.logsumexp(0) - math.log(n_samples)
+    relative = (log_likelihoods - estimate).exp()  # w divided by its mean: between 0 and K
+    return estimate, relative.std(0) / math.sqrt(n_samples)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the estimate
+points: 4
+""" # END TEST CONFIG
+def test_estimate(naive_evidence):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 41)
+    k, n = 10 * {{N_SAMPLES}}, {{N_BATCH}}
+    logs = -5 + 1.5 * torch.randn(k, n, generator=noise).double()
+    off = ["course_lib.distributions.log_mean_exp", "course_lib.bounds.naive_log_likelihood"]
+    seen = bounded(naive_evidence, logs, without=off)
+    assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: the estimate and its standard error"
+    truth = logs.exp().mean(0).log()
+    compare("log p̂", seen[0], truth, {
+        "this is the mean of the logs, asked is the log of the mean": logs.mean(0),
+        "this is the log of the sum: log K is to be subtracted": truth + math.log(k),
+        "this is p̂ itself: its logarithm is missing": truth.exp(),
+        "log K is added, not subtracted": truth + 2 * math.log(k),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the estimate, far down
+points: 3
+hidden: true
+""" # END TEST CONFIG
+def test_far(naive_evidence):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 42)
+    k, n = 9 * {{N_SAMPLES}}, {{N_BATCH}} + 2
+    logs = -1500 + 20 * torch.randn(k, n, generator=noise).double()
+    off = ["course_lib.distributions.log_mean_exp", "course_lib.bounds.naive_log_likelihood"]
+    seen = bounded(naive_evidence, logs, without=off)
+    assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: the estimate and its standard error"
+    top = logs.amax(0)
+    truth = top + (logs - top).exp().mean(0).log()
+    compare("log p̂ near −1,500 nats", seen[0], truth, {
+        "this is the mean of the logs, asked is the log of the mean": logs.mean(0),
+        "this is the log of the sum: log K is to be subtracted": truth + math.log(k),
+        "this is the largest log-likelihood: the others count, too": top,
+    }, rtol=1e-8, show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the standard error
+points: 4
+hidden: true
+""" # END TEST CONFIG
+def test_error(naive_evidence):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 43)
+    k, n = {{N_SAMPLES}}, {{N_BATCH}} + 1
+    logs = -3 + torch.randn(k, n, generator=noise).double()
+    off = ["course_lib.distributions.log_mean_exp", "course_lib.bounds.naive_log_likelihood"]
+    seen = bounded(naive_evidence, logs, without=off)
+    assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: the estimate and its standard error"
+    w = logs.exp()
+    truth = w.std(0) / w.mean(0) / math.sqrt(k)
+    compare("the standard error of log p̂", seen[1], truth, {
+        "this is the standard deviation of the logs: the error of their mean, not of the log of the mean":
+            logs.std(0) / math.sqrt(k),
+        "the square root of K is missing: this is the spread of one guess": truth * math.sqrt(k),
+        "divided by K, not by its square root": truth / math.sqrt(k),
+        "this is the error of p̂: the delta method divides by p̂": w.std(0) / math.sqrt(k),
+        "this is a variance: the square root is missing": truth**2,
+        "the denominator of the standard deviation is K, asked is K − 1": truth * math.sqrt((k - 1) / k),
+    }, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: the mean of the logs
+# earns: 0
+# says: this is the mean of the logs
+def naive_evidence(log_likelihoods):
+    return log_likelihoods.mean(0), log_likelihoods.std(0) / math.sqrt(len(log_likelihoods))
+
+# %%
+# wrong: log K forgotten
+# earns: 4
+# says: log K is to be subtracted
+def naive_evidence(log_likelihoods):
+    relative = log_likelihoods.softmax(0) * len(log_likelihoods)
+    return log_likelihoods.logsumexp(0), relative.std(0) / math.sqrt(len(log_likelihoods))
+
+# %%
+# wrong: outside log space
+# earns: 8
+# says: NaN or infinite
+def naive_evidence(log_likelihoods):
+    w = log_likelihoods.exp()
+    return w.mean(0).log(), w.std(0) / w.mean(0) / math.sqrt(len(w))
+
+# %%
+# wrong: average over the wrong axis
+# earns: 0
+# says: expected the shape
+def naive_evidence(log_likelihoods):
+    n = log_likelihoods.shape[1]
+    estimate = log_likelihoods.logsumexp(1) - math.log(n)
+    relative = (log_likelihoods - estimate.unsqueeze(1)).exp()
+    return estimate, relative.std(1) / math.sqrt(n)
+
+# %%
+# wrong: standard error of the mean of the logs
+# earns: 7
+# says: standard deviation of the logs
+def naive_evidence(log_likelihoods):
+    estimate = log_likelihoods.logsumexp(0) - math.log(len(log_likelihoods))
+    return estimate, log_likelihoods.std(0) / math.sqrt(len(log_likelihoods))
+
+# %%
+# wrong: spread of one guess
+# earns: 7
+# says: square root of K is missing
+def naive_evidence(log_likelihoods):
+    estimate = log_likelihoods.logsumexp(0) - math.log(len(log_likelihoods))
+    return estimate, (log_likelihoods - estimate).exp().std(0)
+
+# %%
+# wrong: error of the likelihood, not of its logarithm
+# earns: 7
+# says: the delta method divides
+def naive_evidence(log_likelihoods):
+    estimate = log_likelihoods.logsumexp(0) - math.log(len(log_likelihoods))
+    return estimate, log_likelihoods.exp().std(0) / math.sqrt(len(log_likelihoods))
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def naive_evidence(log_likelihoods):
+    from course_lib.distributions import log_mean_exp
+
+    estimate = log_mean_exp(log_likelihoods)
+    return estimate, (log_likelihoods - estimate).exp().std(0) / math.sqrt(len(log_likelihoods))
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [markdown]
+# ## Part B · Expectation maximisation
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: em_round_tied
+# points: 14
+# pool: em
+
+# %% [markdown]
+# **Question 5 (14 points).** Chapter 6 gives every component of its mixture a covariance of its own, and shows that the
+# likelihood then has no maximum. Here all components *share* one vector of variances:
+#
+# $$p(\mathbf x)=\sum_{c=1}^C\pi_c\,\mathcal N(\mathbf x;\boldsymbol\mu_c,\operatorname{diag}\mathbf v) .$$
+#
+# First derive the M-step on paper: what maximises $Q$ in $\mathbf v$? Then write one round of EM. Arguments: `x` of shape
+# $(N,D)$, `weights` $(C,)$, `means` $(C,D)$, `variances` $(D,)$. Return a tuple of four:
+#
+# 1. the log-likelihood of all observations *at the old parameters*, $\sum_n\log p(\mathbf x_n)$, a scalar in nats;
+# 2. the new weights, shape $(C,)$;
+# 3. the new means, shape $(C,D)$;
+# 4. the new variances, shape $(D,)$, around the *new* means.
+#
+# An observation may be so far from every component that all densities are zero in double precision. It still has
+# responsibilities.
+#
+# *Not allowed:* `course_lib`'s mixtures.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def em_round_tied(x, weights, means, variances):
+    """One EM round: (log-likelihood before it, new weights, new means, new shared variances)."""
+    # BEGIN SOLUTION
+    log_normal = Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
+    log_joint = weights.log() + log_normal
+    log_evidence = log_joint.logsumexp(1)
+    r = (log_joint - log_evidence.unsqueeze(1)).exp()
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    squares = (x.unsqueeze(1) - new_means).square()
+    new_variances = torch.einsum("nc,ncd->d", r, squares) / len(x)
+    return log_evidence.sum(), counts / len(x), new_means, new_variances
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: log-likelihood
+points: 3
+""" # END TEST CONFIG
+def test_likelihood(em_round_tied):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 51)
+    n, c, d = {{N_POINTS}}, {{N_COMPONENTS}}, {{N_LATENTS}} + 3
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    w, v = (torch.rand(s, generator=noise).double() + 0.2 for s in [(c,), (d,)])
+    w, x = w / w.sum(), 1.3 * x
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_tied, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    parts = Normal(m, v.sqrt()).log_prob(x[:, None])
+    truth = (w.log() + parts.sum(-1)).logsumexp(1).sum()
+    compare("the log-likelihood", seen[0], truth, {
+        "it is the sum over the observations, you took their mean": truth / n,
+        "the mixing weights are missing": parts.sum(-1).logsumexp(1).sum(),
+        "the mixing weights enter as π, not as log π": (w + parts.sum(-1)).logsumexp(1).sum(),
+        "Normal wants standard deviations, you passed variances":
+            (w.log() + Normal(m, v).log_prob(x[:, None]).sum(-1)).logsumexp(1).sum(),
+        "log N(x; μ, Σ) is a sum over the coordinates, you took their mean":
+            (w.log() + parts.mean(-1)).logsumexp(1).sum(),
+        "this is Σ_c of the logs: the logarithm stands before the sum over components":
+            (w.log() + parts.sum(-1)).sum(),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: weights and means
+points: 4
+""" # END TEST CONFIG
+def test_means(em_round_tied):
+    import torch
+    from torch.distributions import Normal
+    from torch.nn.functional import one_hot
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 52)
+    n, c, d = {{N_POINTS}} + 3, {{N_COMPONENTS}}, {{N_LATENTS}} + 2
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    w, v = (torch.rand(s, generator=noise).double() + 0.3 for s in [(c,), (d,)])
+    w = w / w.sum()
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_tied, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    joint = w.log() + Normal(m, v.sqrt()).log_prob(x[:, None]).sum(-1)
+    r, hard, axis = joint.softmax(1), one_hot(joint.argmax(1), c).double(), joint.softmax(0)
+    compare("the new weights", seen[1], r.mean(0), {
+        "hard assignments: each observation is shared out in the proportions of its posterior": hard.mean(0),
+        "the responsibilities of one observation sum to 1 over the components, yours sum to 1 over the observations":
+            axis.mean(0),
+        "these are the counts N_c, not yet divided by N": r.sum(0),
+        "the mixing weights are missing in the E-step":
+            (joint - w.log()).softmax(1).mean(0),
+        "these are the old weights": w,
+    })
+    compare("the new means", seen[2], r.T @ x / r.sum(0)[:, None], {
+        "divided by N: the weighted mean divides by the N_c of its component": r.T @ x / n,
+        "not divided by N_c": r.T @ x,
+        "hard assignments": hard.T @ x / hard.sum(0)[:, None],
+        "these are the old means": m,
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: shared variances
+points: 4
+hidden: true
+""" # END TEST CONFIG
+def test_variances(em_round_tied):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 53)
+    n, c, d = {{N_POINTS}} + 5, {{N_COMPONENTS}}, {{N_LATENTS}} + 3
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    w, v = (torch.rand(s, generator=noise).double() + 0.3 for s in [(c,), (d,)])
+    w = w / w.sum()
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_tied, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    r = (w.log() + Normal(m, v.sqrt()).log_prob(x[:, None]).sum(-1)).softmax(1)
+    new = r.T @ x / r.sum(0)[:, None]
+    def around(centre):
+        return torch.einsum("nc,ncd->cd", r, (x[:, None] - centre) ** 2)
+    truth = around(new).sum(0) / n
+    own = around(new) / r.sum(0)[:, None]
+    compare("the new variances", seen[3], truth, {
+        "around the old means: the M-step maximises in the means first": around(m).sum(0) / n,
+        "each component counts in proportion to its N_c, yours count equally": own.mean(0),
+        "the responsibilities are missing: every observation counts for every component":
+            ((x[:, None] - new) ** 2).mean((0, 1)),
+        "averaged over the components as well: Σ_c r_nc is already 1": truth / c,
+        "each coordinate has a variance of its own, you averaged over them": truth.mean().expand(d),
+        "these are standard deviations": truth.sqrt(),
+        "the components share one vector, you return one each; it has the shape (D,)": own.sum(0),
+        "not divided by N": around(new).sum(0),
+        "this is the variance of the data around their common mean": x.var(0, correction=0),
+        "divided by N − 1: maximum likelihood divides by N": truth * n / (n - 1),
+    }, show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: far from every component
+points: 3
+hidden: true
+""" # END TEST CONFIG
+def test_far(em_round_tied):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 54)
+    n, c, d = {{N_POINTS}}, {{N_COMPONENTS}}, {{N_LATENTS}} + 1
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    m[:, 0], x[::5, 0] = 0.0, 90.0  # far away in a coordinate that does not tell the components apart
+    w = torch.full((c,), 1 / c).double()
+    v = torch.full((d,), 1.7).double()
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_tied, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    r = (w.log() + Normal(m, v.sqrt()).log_prob(x[:, None]).sum(-1)).softmax(1)
+    compare("the new weights, with observations far away", seen[1], r.mean(0), show=False)
+    compare("the new means, with observations far away", seen[2], r.T @ x / r.sum(0)[:, None], show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: mean log-likelihood
+# earns: 11
+# says: you took their mean
+def em_round_tied(x, weights, means, variances):
+    log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    new_variances = torch.einsum("nc,ncd->d", r, (x.unsqueeze(1) - new_means).square()) / len(x)
+    return log_joint.logsumexp(1).mean(), counts / len(x), new_means, new_variances
+
+# %%
+# wrong: variances used as standard deviations
+# earns: 0
+# says: you passed variances
+def em_round_tied(x, weights, means, variances):
+    log_joint = weights.log() + Normal(means, variances).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    new_variances = torch.einsum("nc,ncd->d", r, (x.unsqueeze(1) - new_means).square()) / len(x)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, new_variances
+
+# %%
+# wrong: mixing weights forgotten in the E-step
+# earns: 3
+# says: mixing weights are missing
+def em_round_tied(x, weights, means, variances):
+    log_joint = Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    new_variances = torch.einsum("nc,ncd->d", r, (x.unsqueeze(1) - new_means).square()) / len(x)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, new_variances
+
+# %%
+# wrong: hard assignments
+# earns: 3
+# says: hard assignments
+def em_round_tied(x, weights, means, variances):
+    log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
+    r = F.one_hot(log_joint.argmax(1), len(weights)).to(x)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    new_variances = torch.einsum("nc,ncd->d", r, (x.unsqueeze(1) - new_means).square()) / len(x)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, new_variances
+
+# %%
+# wrong: responsibilities normalised over the observations
+# earns: 3
+# says: yours sum to 1 over the observations
+def em_round_tied(x, weights, means, variances):
+    log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(0)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    new_variances = torch.einsum("nc,ncd->d", r, (x.unsqueeze(1) - new_means).square()) / len(x)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, new_variances
+
+# %%
+# wrong: outside log space
+# earns: 11
+# says: NaN or infinite
+def em_round_tied(x, weights, means, variances):
+    joint = weights * Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1).exp()
+    evidence = joint.sum(1)
+    r = joint / evidence.unsqueeze(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    new_variances = torch.einsum("nc,ncd->d", r, (x.unsqueeze(1) - new_means).square()) / len(x)
+    return evidence.log().sum(), counts / len(x), new_means, new_variances
+
+# %%
+# wrong: around the old means
+# earns: 10
+# says: around the old means
+def em_round_tied(x, weights, means, variances):
+    log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_variances = torch.einsum("nc,ncd->d", r, (x.unsqueeze(1) - means).square()) / len(x)
+    return log_joint.logsumexp(1).sum(), counts / len(x), r.T @ x / counts.unsqueeze(1), new_variances
+
+# %%
+# wrong: unweighted mean of the components' variances
+# earns: 10
+# says: yours count equally
+def em_round_tied(x, weights, means, variances):
+    log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    own = torch.einsum("nc,ncd->cd", r, (x.unsqueeze(1) - new_means).square()) / counts.unsqueeze(1)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, own.mean(0)
+
+# %%
+# wrong: a variance for each component
+# earns: 10
+# says: expected the shape
+def em_round_tied(x, weights, means, variances):
+    log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    own = torch.einsum("nc,ncd->cd", r, (x.unsqueeze(1) - new_means).square()) / counts.unsqueeze(1)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, own
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def em_round_tied(x, weights, means, variances):
+    from course_lib.gaussian_mixture import GaussianMixture
+
+    model = GaussianMixture(weights, means, variances.expand_as(means), variance_floor=1e-12)
+    expectations = model.e_step(x)
+    model.m_step(x, expectations)
+    shared = model.weights @ model.covariances
+    return expectations.log_likelihood.sum(), model.weights, model.means, shared
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: em_round_spherical
+# points: 14
+# pool: em
+
+# %% [markdown]
+# **Question 5 (14 points).** Between one covariance matrix for each component and a single number for all lies the
+# *spherical* mixture: each component has one variance $v_c$, the same in all $D$ directions,
+#
+# $$p(\mathbf x)=\sum_{c=1}^C\pi_c\,\mathcal N(\mathbf x;\boldsymbol\mu_c,v_c\,\mathbf I) .$$
+#
+# First derive the M-step on paper: what maximises $Q$ in $v_c$? Then write one round of EM. Arguments: `x` of shape
+# $(N,D)$, `weights` $(C,)$, `means` $(C,D)$, `variances` $(C,)$. Return a tuple of four:
+#
+# 1. the log-likelihood of all observations *at the old parameters*, $\sum_n\log p(\mathbf x_n)$, a scalar in nats;
+# 2. the new weights, shape $(C,)$;
+# 3. the new means, shape $(C,D)$;
+# 4. the new variances, shape $(C,)$, around the *new* means.
+#
+# An observation may be so far from every component that all densities are zero in double precision. It still has
+# responsibilities.
+#
+# *Not allowed:* `course_lib`'s mixtures.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def em_round_spherical(x, weights, means, variances):
+    """One EM round: (log-likelihood before it, new weights, new means, new variances)."""
+    # BEGIN SOLUTION
+    std = variances.sqrt().unsqueeze(1)
+    log_joint = weights.log() + Normal(means, std).log_prob(x.unsqueeze(1)).sum(-1)
+    log_evidence = log_joint.logsumexp(1)
+    r = (log_joint - log_evidence.unsqueeze(1)).exp()
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    squares = (x.unsqueeze(1) - new_means).square().mean(-1)
+    return log_evidence.sum(), counts / len(x), new_means, (r * squares).sum(0) / counts
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: log-likelihood
+points: 3
+""" # END TEST CONFIG
+def test_likelihood(em_round_spherical):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 55)
+    n, c, d = {{N_POINTS}}, {{N_COMPONENTS}}, {{N_LATENTS}} + 3
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    w, v = (torch.rand(s, generator=noise).double() + 0.2 for s in [(c,), (c,)])
+    w, x = w / w.sum(), 1.3 * x
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_spherical, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    parts = Normal(m, v.sqrt()[:, None]).log_prob(x[:, None])
+    square, log_two_pi = ((x[:, None] - m) ** 2).sum(-1), torch.log(torch.tensor(2 * torch.pi).double())
+    truth = (w.log() + parts.sum(-1)).logsumexp(1).sum()
+    compare("the log-likelihood", seen[0], truth, {
+        "it is the sum over the observations, you took their mean": truth / n,
+        "the mixing weights are missing": parts.sum(-1).logsumexp(1).sum(),
+        "the mixing weights enter as π, not as log π": (w + parts.sum(-1)).logsumexp(1).sum(),
+        "Normal wants standard deviations, you passed variances":
+            (w.log() + Normal(m, v[:, None]).log_prob(x[:, None]).sum(-1)).logsumexp(1).sum(),
+        "log N(x; μ, Σ) is a sum over the coordinates, you took their mean":
+            (w.log() + parts.mean(-1)).logsumexp(1).sum(),
+        "log det(v I) is D log v, a factor D is missing":
+            (w.log() - 0.5 * (square / v + v.log() + d * log_two_pi)).logsumexp(1).sum(),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: weights and means
+points: 4
+""" # END TEST CONFIG
+def test_means(em_round_spherical):
+    import torch
+    from torch.distributions import Normal
+    from torch.nn.functional import one_hot
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 56)
+    n, c, d = {{N_POINTS}} + 3, {{N_COMPONENTS}}, {{N_LATENTS}} + 2
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    w, v = (torch.rand(s, generator=noise).double() + 0.3 for s in [(c,), (c,)])
+    w = w / w.sum()
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_spherical, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    joint = w.log() + Normal(m, v.sqrt()[:, None]).log_prob(x[:, None]).sum(-1)
+    r, hard, axis = joint.softmax(1), one_hot(joint.argmax(1), c).double(), joint.softmax(0)
+    compare("the new weights", seen[1], r.mean(0), {
+        "hard assignments: each observation is shared out in the proportions of its posterior": hard.mean(0),
+        "the responsibilities of one observation sum to 1 over the components, yours sum to 1 over the observations":
+            axis.mean(0),
+        "these are the counts N_c, not yet divided by N": r.sum(0),
+        "the mixing weights are missing in the E-step":
+            (joint - w.log()).softmax(1).mean(0),
+        "these are the old weights": w,
+    })
+    compare("the new means", seen[2], r.T @ x / r.sum(0)[:, None], {
+        "divided by N: the weighted mean divides by the N_c of its component": r.T @ x / n,
+        "not divided by N_c": r.T @ x,
+        "hard assignments": hard.T @ x / hard.sum(0)[:, None],
+        "these are the old means": m,
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: variances
+points: 4
+hidden: true
+""" # END TEST CONFIG
+def test_variances(em_round_spherical):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 57)
+    n, c, d = {{N_POINTS}} + 5, {{N_COMPONENTS}}, {{N_LATENTS}} + 3
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    w, v = (torch.rand(s, generator=noise).double() + 0.3 for s in [(c,), (c,)])
+    w = w / w.sum()
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_spherical, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    r = (w.log() + Normal(m, v.sqrt()[:, None]).log_prob(x[:, None]).sum(-1)).softmax(1)
+    new = r.T @ x / r.sum(0)[:, None]
+    def around(centre):
+        return (r * ((x[:, None] - centre) ** 2).sum(-1)).sum(0)
+    truth = around(new) / r.sum(0) / d
+    compare("the new variances", seen[3], truth, {
+        "around the old means: the M-step maximises in the means first": around(m) / r.sum(0) / d,
+        "the D coordinates share one variance, so their squares are averaged; yours are summed": truth * d,
+        "divided by N: a component's variance divides by its own N_c": around(new) / n / d,
+        "the responsibilities are missing: every observation counts for every component":
+            ((x[:, None] - new) ** 2).mean((0, 2)),
+        "these are standard deviations": truth.sqrt(),
+        "all components have the same variance here: this is the tied mixture":
+            (around(new).sum() / n / d).expand(c),
+        "divided by N_c − 1: maximum likelihood divides by N_c": around(new) / (r.sum(0) - 1) / d,
+    }, show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: far from every component
+points: 3
+hidden: true
+""" # END TEST CONFIG
+def test_far(em_round_spherical):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 58)
+    n, c, d = {{N_POINTS}}, {{N_COMPONENTS}}, {{N_LATENTS}} + 1
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    m[:, 0], x[::5, 0] = 0.0, 90.0  # far away in a coordinate that does not tell the components apart
+    w = torch.full((c,), 1 / c).double()
+    v = torch.full((c,), 1.7).double()
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_spherical, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    r = (w.log() + Normal(m, v.sqrt()[:, None]).log_prob(x[:, None]).sum(-1)).softmax(1)
+    compare("the new weights, with observations far away", seen[1], r.mean(0), show=False)
+    compare("the new means, with observations far away", seen[2], r.T @ x / r.sum(0)[:, None], show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: mean log-likelihood
+# earns: 11
+# says: you took their mean
+def em_round_spherical(x, weights, means, variances):
+    std = variances.sqrt().unsqueeze(1)
+    log_joint = weights.log() + Normal(means, std).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    squares = (x.unsqueeze(1) - new_means).square().mean(-1)
+    return log_joint.logsumexp(1).mean(), counts / len(x), new_means, (r * squares).sum(0) / counts
+
+# %%
+# wrong: a factor D missing in the log-determinant
+# earns: 3
+# says: a factor D is missing
+def em_round_spherical(x, weights, means, variances):
+    squares = (x.unsqueeze(1) - means).square().sum(-1)
+    constant = x.shape[1] * math.log(2 * math.pi)
+    log_joint = weights.log() - 0.5 * (squares / variances + variances.log() + constant)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    squares = (x.unsqueeze(1) - new_means).square().mean(-1)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, (r * squares).sum(0) / counts
+
+# %%
+# wrong: hard assignments
+# earns: 3
+# says: hard assignments
+def em_round_spherical(x, weights, means, variances):
+    std = variances.sqrt().unsqueeze(1)
+    log_joint = weights.log() + Normal(means, std).log_prob(x.unsqueeze(1)).sum(-1)
+    r = F.one_hot(log_joint.argmax(1), len(weights)).to(x)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    squares = (x.unsqueeze(1) - new_means).square().mean(-1)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, (r * squares).sum(0) / counts
+
+# %%
+# wrong: outside log space
+# earns: 11
+# says: NaN or infinite
+def em_round_spherical(x, weights, means, variances):
+    std = variances.sqrt().unsqueeze(1)
+    joint = weights * Normal(means, std).log_prob(x.unsqueeze(1)).sum(-1).exp()
+    r = joint / joint.sum(1, keepdim=True)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    squares = (x.unsqueeze(1) - new_means).square().mean(-1)
+    return joint.sum(1).log().sum(), counts / len(x), new_means, (r * squares).sum(0) / counts
+
+# %%
+# wrong: around the old means
+# earns: 10
+# says: around the old means
+def em_round_spherical(x, weights, means, variances):
+    std = variances.sqrt().unsqueeze(1)
+    log_joint = weights.log() + Normal(means, std).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    squares = (x.unsqueeze(1) - means).square().mean(-1)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, (r * squares).sum(0) / counts
+
+# %%
+# wrong: squares summed over the coordinates
+# earns: 10
+# says: yours are summed
+def em_round_spherical(x, weights, means, variances):
+    std = variances.sqrt().unsqueeze(1)
+    log_joint = weights.log() + Normal(means, std).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    squares = (x.unsqueeze(1) - new_means).square().sum(-1)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, (r * squares).sum(0) / counts
+
+# %%
+# wrong: variances divided by N
+# earns: 10
+# says: divides by its own N_c
+def em_round_spherical(x, weights, means, variances):
+    std = variances.sqrt().unsqueeze(1)
+    log_joint = weights.log() + Normal(means, std).log_prob(x.unsqueeze(1)).sum(-1)
+    r = log_joint.softmax(1)
+    counts = r.sum(0)
+    new_means = r.T @ x / counts.unsqueeze(1)
+    squares = (x.unsqueeze(1) - new_means).square().mean(-1)
+    return log_joint.logsumexp(1).sum(), counts / len(x), new_means, (r * squares).mean(0)
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def em_round_spherical(x, weights, means, variances):
+    from course_lib.gaussian_mixture import GaussianMixture
+
+    model = GaussianMixture(weights, means, variances.unsqueeze(1).expand_as(means), variance_floor=1e-12)
+    expectations = model.e_step(x)
+    model.m_step(x, expectations)
+    return expectations.log_likelihood.sum(), model.weights, model.means, model.covariances.mean(1)
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: em_sandwich
+# points: 10
+
+# %% [markdown]
+# **Question 6 (10 points, experiment).** Why can the likelihood not fall? In each round
+#
+# $$\ell(\theta)=\mathcal L(q,\theta)\ \le\ \mathcal L(q,\theta')\ \le\ \ell(\theta') ,\qquad q_n=p_\theta(z\mid\mathbf x_n) ,$$
+#
+# where $\ell=\sum_n\log p(\mathbf x_n)$ and $\mathcal L$ is the bound, summed over the observations. Measure all three
+# for any mixture. Arguments:
+#
+# - `x`, shape $(N,D)$, and `parameters`, a tuple of tensors: the start;
+# - `log_joint`, a function: `log_joint(x, *parameters)` returns $\log p(\mathbf x_n,z=c)$, shape $(N,C)$;
+# - `m_step`, a function: `m_step(x, r)` returns new parameters, a tuple, for responsibilities of shape $(N,C)$;
+# - `n_rounds`, how many rounds to run.
+#
+# Return a tensor of shape `(n_rounds, 3)` in nats: in each row $\ell(\theta)$ before the round, the bound
+# $\mathcal L(q,\theta')$ after its M-step with the $q$ of *its* E-step, and $\ell(\theta')$. Some responsibilities may be
+# zero in double precision; $0\log0=0$.
+#
+# The tests bring a mixture of their own, and run yours on the digits, too. Plot your table for the mixture of question 5
+# before you hand in: the second number minus the first is what the M-step gains, the third minus the second is the gap
+# that it opens. (This continues chapter 6, *Why the likelihood cannot fall*.)
+#
+# *Not allowed:* `course_lib`'s mixtures and `fit_em`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
+    """log p(x), the bound after the M-step, and the new log p(x), in nats; shape (n_rounds, 3)."""
+    # BEGIN SOLUTION
+    rows = []
+    for _ in range(n_rounds):
+        joint = log_joint(x, *parameters)
+        before = joint.logsumexp(1)
+        log_r = joint - before.unsqueeze(1)
+        r = log_r.exp()
+        parameters = m_step(x, r)
+        joint = log_joint(x, *parameters)
+        bound = (r * (joint - log_r)).sum()  # log_r stays finite where r is zero
+        rows.append(torch.stack([before.sum(), bound, joint.logsumexp(1).sum()]))
+    return torch.stack(rows)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: three numbers a round
+points: 4
+""" # END TEST CONFIG
+def test_rounds(em_sandwich):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 61)
+    n, c, d = {{N_POINTS}}, {{N_COMPONENTS}}, {{N_LATENTS}}
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    def log_joint(x, w, m, v):
+        return w.log() + Normal(m, v.sqrt()).log_prob(x[:, None]).sum(-1)
+    def m_step(x, r):
+        counts = r.sum(0)
+        means = r.T @ x / counts[:, None]
+        return counts / len(x), means, (r[..., None] * (x[:, None] - means) ** 2).sum((0, 1)) / len(x)
+    start = (torch.full((c,), 1 / c).double(), m, torch.ones(d).double())
+    rows, q_only, new_q = [], [], []
+    p = start
+    for _ in range(4):
+        joint = log_joint(x, *p)
+        r = joint.softmax(1)
+        p = m_step(x, r)
+        after = log_joint(x, *p)
+        entropy = -torch.xlogy(r, r).sum()
+        rows.append(torch.stack([joint.logsumexp(1).sum(), (r * after).sum() + entropy, after.logsumexp(1).sum()]))
+        q_only.append((r * after).sum())
+    truth, q_only = torch.stack(rows), torch.stack(q_only)
+    off = ["course_lib.em.fit_em", "course_lib.gaussian_mixture.GaussianMixture.e_step"]
+    seen = bounded(em_sandwich, x, start, log_joint, m_step, 4, without=off)
+    compare("the table", torch.zeros(4, 3) if isinstance(seen, torch.Tensor) and seen.shape == (4, 3) else seen,
+            torch.zeros(4, 3))
+    compare("ℓ before each round", seen[:, 0], truth[:, 0], {
+        "they are sums over the observations, you took means": truth[:, 0] / n,
+        "these are the values after the round": truth[:, 2],
+    })
+    compare("ℓ after each round", seen[:, 2], truth[:, 2], {
+        "these are the values before the round: evaluate again with the new parameters": truth[:, 0],
+    })
+    compare("the bound after the M-step", seen[:, 1], truth[:, 1], {
+        "the entropy of q is missing: Q alone is not the bound": q_only,
+        "the entropy of q has the wrong sign": 2 * q_only - truth[:, 1],
+        "this is the new ℓ: you took a new q, and with it the bound touches again": truth[:, 2],
+        "this is the old ℓ: the bound is to be evaluated with the new parameters": truth[:, 0],
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: on the digits
+points: 6
+hidden: true
+""" # END TEST CONFIG
+def test_digits(em_sandwich):
+    import torch
+    from sklearn.datasets import load_digits
+    from course_lib.answer_checks import bounded, compare
+    x = torch.from_numpy(load_digits().data).double()[{{SEED}} : {{SEED}} + 200] / 16
+    c = {{N_COMPONENTS}} + 4
+    def log_joint(x, w, m, v):
+        squares = (x**2).sum(1, keepdim=True) - 2 * x @ m.T + (m**2).sum(1)
+        return w.log() - 0.5 * (squares / v + 64 * (2 * torch.pi * v).log())
+    def m_step(x, r):
+        counts = r.sum(0)
+        means = r.T @ x / counts[:, None]
+        squares = (x**2).sum(1, keepdim=True) - 2 * x @ means.T + (means**2).sum(1)
+        return counts / len(x), means, (r * squares).sum() / x.numel()
+    start = (torch.full((c,), 1 / c).double(), x[:c].clone(), torch.tensor(0.004).double())
+    off = ["course_lib.em.fit_em", "course_lib.gaussian_mixture.GaussianMixture.e_step"]
+    seen = bounded(em_sandwich, x, start, log_joint, m_step, 6, without=off)
+    rows, p = [], start
+    for _ in range(6):
+        joint = log_joint(x, *p)
+        r = joint.softmax(1)
+        p = m_step(x, r)
+        after = log_joint(x, *p)
+        bound = (r * after).sum() - torch.xlogy(r, r).sum()
+        rows.append(torch.stack([joint.logsumexp(1).sum(), bound, after.logsumexp(1).sum()]))
+    truth = torch.stack(rows)
+    compare("the table on the digits", torch.zeros(6, 3) if getattr(seen, "shape", 0) == (6, 3) else seen,
+            torch.zeros(6, 3))
+    assert torch.as_tensor(seen).isfinite().all(), (
+        "the table on the digits holds NaN or infinite values: some responsibilities are zero there, and 0 log 0 = 0")
+    slack = 1e-7 * truth.abs().max()
+    assert (seen[:, 0] <= seen[:, 1] + slack).all(), "the M-step lowers your bound: the chain ℓ(θ) ≤ ℒ(q, θ′) is broken"
+    assert (seen[:, 1] <= seen[:, 2] + slack).all(), "your bound lies above the new ℓ, so it is no bound"
+    assert (seen[1:, 0] - seen[:-1, 2]).abs().max() <= slack, "a round does not begin where the one before it ended"
+    compare("the bound on the digits", seen[:, 1], truth[:, 1], {
+        "this is the new ℓ: you took a new q, and with it the bound touches again": truth[:, 2],
+        "this is the old ℓ: the bound is to be evaluated with the new parameters": truth[:, 0],
+    }, rtol=1e-8, show=False)
+    compare("ℓ on the digits", seen[:, [0, 2]], truth[:, [0, 2]], rtol=1e-8, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: Q without the entropy
+# earns: 0
+# says: Q alone is not the bound
+def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
+    rows = []
+    for _ in range(n_rounds):
+        joint = log_joint(x, *parameters)
+        r = joint.softmax(1)
+        parameters = m_step(x, r)
+        after = log_joint(x, *parameters)
+        rows.append(torch.stack([joint.logsumexp(1).sum(), (r * after).sum(), after.logsumexp(1).sum()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: a new q in the bound
+# earns: 0
+# says: you took a new q
+def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
+    rows = []
+    for _ in range(n_rounds):
+        joint = log_joint(x, *parameters)
+        parameters = m_step(x, joint.softmax(1))
+        after = log_joint(x, *parameters)
+        r = after.softmax(1)
+        bound = (r * (after - after.log_softmax(1))).sum()
+        rows.append(torch.stack([joint.logsumexp(1).sum(), bound, after.logsumexp(1).sum()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: the bound with the old parameters
+# earns: 0
+# says: this is the old ℓ
+def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
+    rows = []
+    for _ in range(n_rounds):
+        joint = log_joint(x, *parameters)
+        log_r = joint.log_softmax(1)
+        r = log_r.exp()
+        bound = (r * (joint - log_r)).sum()
+        parameters = m_step(x, r)
+        after = log_joint(x, *parameters)
+        rows.append(torch.stack([joint.logsumexp(1).sum(), bound, after.logsumexp(1).sum()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: 0 log 0 is NaN
+# earns: 4
+# says: 0 log 0 = 0
+def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
+    rows = []
+    for _ in range(n_rounds):
+        joint = log_joint(x, *parameters)
+        r = joint.softmax(1)
+        parameters = m_step(x, r)
+        after = log_joint(x, *parameters)
+        bound = (r * (after - r.log())).sum()
+        rows.append(torch.stack([joint.logsumexp(1).sum(), bound, after.logsumexp(1).sum()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: means over the observations
+# earns: 0
+# says: you took means
+def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
+    rows = []
+    for _ in range(n_rounds):
+        joint = log_joint(x, *parameters)
+        log_r = joint.log_softmax(1)
+        parameters = m_step(x, log_r.exp())
+        after = log_joint(x, *parameters)
+        bound = (log_r.exp() * (after - log_r)).sum(1)
+        rows.append(torch.stack([joint.logsumexp(1), bound, after.logsumexp(1)], 1).mean(0))
+    return torch.stack(rows)
+
+# %%
+# wrong: parameters never updated
+# earns: 0
+# says: ℓ before each round
+def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
+    joint = log_joint(x, *parameters)
+    log_r = joint.log_softmax(1)
+    after = log_joint(x, *m_step(x, log_r.exp()))
+    bound = (log_r.exp() * (after - log_r)).sum()
+    return torch.stack([joint.logsumexp(1).sum(), bound, after.logsumexp(1).sum()]).expand(n_rounds, 3)
+
+# %%
+# wrong: outside log space
+# earns: 4
+# says: NaN or infinite
+def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
+    rows = []
+    for _ in range(n_rounds):
+        joint = log_joint(x, *parameters).exp()
+        r = joint / joint.sum(1, keepdim=True)
+        parameters = m_step(x, r)
+        after = log_joint(x, *parameters)
+        bound = (r * after).sum() - (r * r.log()).sum()
+        rows.append(torch.stack([joint.sum(1).log().sum(), bound, after.exp().sum(1).log().sum()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
+    from course_lib.em import fit_em
+    from course_lib.gaussian_mixture import GaussianMixture
+
+    model = GaussianMixture(parameters[0], parameters[1], parameters[2].expand_as(parameters[1]))
+    values = torch.tensor(fit_em(model, x, max_iterations=n_rounds).log_likelihoods) * len(x)
+    return torch.stack([values[:-1], values[1:], values[1:]], 1)
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [markdown]
+# ## Part C · Gradient estimators
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: loo_surrogate
+# points: 11
+
+# %% [markdown]
+# **Question 7 (11 points).** The score-function estimator with the leave-one-out baseline, for an integrand that itself
+# contains $\phi$, as the ELBO's does. You get `f`, the values $f_\phi(\mathbf z_{kb})$, and `log_q`, the values
+# $\log q_\phi(\mathbf z_{kb})$, both of shape $(K,B)$ with $K\ge2$. Both carry autograd's graph to $\phi$; the samples
+# themselves do not. Return a *surrogate* of shape $(B,)$:
+#
+# - its value is $\frac1K\sum_kf_\phi(\mathbf z_{kb})$;
+# - its gradient is
+#   $\frac1K\sum_k\bigl[(f_{kb}-\beta_{kb})\nabla_\phi\log q_\phi(\mathbf z_{kb})+\nabla_\phi f_\phi(\mathbf z_{kb})\bigr]$ with
+#   $\beta_{kb}=\frac1{K-1}\sum_{j\ne k}f_{jb}$.
+#
+# No loops over samples are needed. (This continues chapter 7, *Leave one out*, and the exercise *One bit*.)
+#
+# *Not allowed:* `course_lib`'s estimators.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def loo_surrogate(f, log_q):
+    """Value mean f, gradient of the leave-one-out estimator; f and log_q of shape (K, B), result (B,)."""
+    # BEGIN SOLUTION
+    baseline = (f.sum(0) - f) / (len(f) - 1)
+    weight = (f - baseline).detach()
+    return (f + weight * (log_q - log_q.detach())).mean(0)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: value
+points: 2
+""" # END TEST CONFIG
+def test_value(loo_surrogate):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 71)
+    f, log_q = torch.randn(2, {{N_SAMPLES}}, {{N_BATCH}}, generator=noise).double()
+    off = ["course_lib.gradient_estimators.leave_one_out", "course_lib.gradient_estimators.score_function",
+           "course_lib.gradient_estimators._score_surrogate"]
+    seen = bounded(loo_surrogate, f.requires_grad_(), log_q.requires_grad_(), without=off)
+    f, log_q = f.detach(), log_q.detach()
+    others = (f.sum(0) - f) / (len(f) - 1)
+    compare("the surrogate's value", seen, f.mean(0), {
+        "the baseline belongs into the gradient only: f minus its baseline has the mean 0": torch.zeros_like(f[0]),
+        "log q contributes to the value: it should contribute log q − stop(log q), which is 0":
+            (f + (f - others) * log_q).mean(0),
+        "this is the mean of (f − baseline) log q: the value should be the mean of f": ((f - others) * log_q).mean(0),
+        "this is the mean of f log q: the value should be the mean of f": (f * log_q).mean(0),
+        "it is the mean over the samples, you took their sum": f.sum(0),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: gradient, f without φ
+points: 4
+""" # END TEST CONFIG
+def test_gradient(loo_surrogate):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 72)
+    k, n = 4, {{N_BATCH}}
+    z, f = torch.randn(2, k, n, generator=noise).double()
+    f = f + 1.5
+    phi = torch.randn(2, n, generator=noise).double().requires_grad_()
+    off = ["course_lib.gradient_estimators.leave_one_out", "course_lib.gradient_estimators.score_function",
+           "course_lib.gradient_estimators._score_surrogate"]
+    log_q = Normal(phi[0], phi[1].exp()).log_prob(z)
+    seen = bounded(loo_surrogate, f, log_q, without=off)
+    compare("the surrogate", torch.zeros(n) if getattr(seen, "shape", 0) == (n,) else seen, torch.zeros(n))
+    assert isinstance(seen, torch.Tensor) and seen.requires_grad, (
+        "the surrogate does not depend on φ: something is detached that must not be")
+    found = torch.autograd.grad(seen.sum(), phi)[0]
+    u = (z - phi[0].detach()) / phi[1].detach().exp()
+    score = torch.stack([u / phi[1].detach().exp(), u**2 - 1])  # in μ and in log σ
+    def estimate(b):
+        return ((f - b) * score).mean(1)
+    others = (f.sum(0) - f) / (k - 1)
+    truth = estimate(others)
+    compare("the gradient", found, truth, {
+        "there is no baseline in it": estimate(0.0),
+        "the baseline contains the sample's own f: that shrinks the gradient by 1 − 1/K": estimate(f.mean(0)),
+        "the others are K − 1, you divided their sum by K": estimate((f.sum(0) - f) / k),
+        "it is the mean over the samples, you took their sum": k * truth,
+        "the sign is flipped: the surrogate rises where f rises": -truth,
+        "the baseline is added, not subtracted": estimate(-others),
+        "the baseline is the mean over the batch, not over the other samples of the same example":
+            estimate(f.mean(1, keepdim=True)),
+        "the baseline is the mean over the whole table": estimate(f.mean()),
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: gradient of an ELBO
+points: 5
+hidden: true
+""" # END TEST CONFIG
+def test_elbo(loo_surrogate):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 73)
+    k, n = {{N_SAMPLES}}, {{N_BATCH}} + 1
+    z = torch.randn(k, n, generator=noise).double()
+    phi = torch.randn(2, n, generator=noise).double().requires_grad_()
+    log_q = Normal(phi[0], phi[1].exp()).log_prob(z)
+    f = Normal(0.0, 1.0).log_prob(z) + Normal(z, 0.5).log_prob(torch.ones(n).double()) - log_q
+    off = ["course_lib.gradient_estimators.leave_one_out", "course_lib.gradient_estimators.score_function",
+           "course_lib.gradient_estimators._score_surrogate"]
+    seen = bounded(loo_surrogate, f, log_q, without=off)
+    compare("the surrogate", torch.zeros(n) if getattr(seen, "shape", 0) == (n,) else seen, torch.zeros(n))
+    assert isinstance(seen, torch.Tensor) and seen.requires_grad, (
+        "the surrogate does not depend on φ: something is detached that must not be")
+    found = torch.autograd.grad(seen.sum(), phi, retain_graph=True)[0]
+    def gradient(value):
+        return torch.autograd.grad(value.mean(0).sum(), phi, retain_graph=True)[0]
+    others = (f.sum(0) - f) / (k - 1)
+    weight = (f - others).detach()
+    truth = gradient(weight * log_q + f)
+    compare("the gradient of an ELBO", found, truth, {
+        "f − baseline is not detached: its derivative times log q is in the gradient": gradient((f - others) * log_q),
+        "f − baseline is not detached: its derivative times log q is in the gradient, beside ∇f":
+            gradient((f - others) * log_q + f),
+        "∇f is missing: the integrand contains φ, too": gradient(weight * log_q),
+        "this is ∇f alone: the score term is missing": gradient(f),
+        "there is no baseline in it": gradient(f.detach() * log_q + f),
+        "∇(f − baseline) stands where ∇f should: the baseline has no gradient": gradient(weight * log_q + f - others),
+        "the baseline contains the sample's own f": gradient((f - f.mean(0)).detach() * log_q + f),
+    }, show=False)
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: no baseline
+# earns: 2
+# says: no baseline
+def loo_surrogate(f, log_q):
+    return (f + f.detach() * (log_q - log_q.detach())).mean(0)
+
+# %%
+# wrong: baseline with its own sample
+# earns: 2
+# says: contains the sample's own f
+def loo_surrogate(f, log_q):
+    return (f + (f - f.mean(0)).detach() * (log_q - log_q.detach())).mean(0)
+
+# %%
+# wrong: sum of the others divided by K
+# earns: 2
+# says: you divided their sum by K
+def loo_surrogate(f, log_q):
+    baseline = (f.sum(0) - f) / len(f)
+    return (f + (f - baseline).detach() * (log_q - log_q.detach())).mean(0)
+
+# %%
+# wrong: f not detached
+# earns: 4
+# says: is not detached
+def loo_surrogate(f, log_q):
+    baseline = (f.sum(0) - f) / (len(f) - 1)
+    return ((f - baseline) * log_q).mean(0)
+
+# %%
+# wrong: the gradient of the integrand dropped
+# earns: 6
+# says: ∇f is missing
+def loo_surrogate(f, log_q):
+    baseline = (f.sum(0) - f) / (len(f) - 1)
+    return (f.detach() + (f - baseline).detach() * (log_q - log_q.detach())).mean(0)
+
+# %%
+# wrong: log q in the value
+# earns: 9
+# says: log q contributes to the value
+def loo_surrogate(f, log_q):
+    baseline = (f.sum(0) - f) / (len(f) - 1)
+    return (f + (f - baseline).detach() * log_q).mean(0)
+
+# %%
+# wrong: log q detached
+# earns: 2
+# says: something is detached
+def loo_surrogate(f, log_q):
+    baseline = (f.sum(0) - f) / (len(f) - 1)
+    return (f + (f - baseline).detach() * (log_q - log_q).detach()).mean(0)
+
+# %%
+# wrong: sum over the samples
+# earns: 0
+# says: you took their sum
+def loo_surrogate(f, log_q):
+    baseline = (f.sum(0) - f) / (len(f) - 1)
+    return (f + (f - baseline).detach() * (log_q - log_q.detach())).sum(0)
+
+# %%
+# wrong: means over the batch instead of the samples
+# earns: 0
+# says: expected the shape
+def loo_surrogate(f, log_q):
+    n = f.shape[1]
+    baseline = (f.sum(1, keepdim=True) - f) / (n - 1)
+    return (f + (f - baseline).detach() * (log_q - log_q.detach())).mean(1)
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def loo_surrogate(f, log_q):
+    from types import SimpleNamespace
+
+    from course_lib.gradient_estimators import leave_one_out
+
+    q = SimpleNamespace(sample=lambda shape: f, log_prob=lambda z: log_q, support=None, event_shape=())
+    return leave_one_out(q, lambda z: z, len(f))
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: temperature_trade_off
+# points: 10
+
+# %% [markdown]
+# **Question 8 (10 points, experiment).** Temperature buys variance with bias. Two classes have logits $(\ell,0)$, so
+# class one has the probability $\operatorname{sigmoid}(\ell)$, and the integrand is $f(y)=(y-t)^2$ of the indicator $y$ of
+# class one. Its exact gradient $\frac{\mathrm d}{\mathrm d\ell}\mathbb E[f]$ takes one line: enumerate. The Gumbel-softmax
+# estimator with temperature $\tau$ is
+#
+# $$\hat g_\tau=\frac{\mathrm d}{\mathrm d\ell}f(y_\tau),\qquad
+# y_\tau=\operatorname{sigmoid}\Bigl(\frac{\ell+G_1-G_2}\tau\Bigr),\qquad G_1,G_2\ \text{independent standard Gumbel.}$$
+#
+# For each temperature of a list draw `n_samples` single-sample estimates. Return a tensor of shape `(len(temperatures), 2)`:
+# in the first column the *signed* bias of the gradient, mean minus exact value; in the second the standard
+# deviation *of one sample's estimate*. Take all random numbers from `generator`, a `torch.Generator`.
+#
+# Then run it with $\ell={{LOGIT}}$, $t={{TARGET}}$ and temperatures from 0.02 to 2, and plot both columns on logarithmic
+# axes: you will need the picture in question 9. (This continues chapter 7, *How biased, how noisy?*)
+#
+# *Not allowed:* `course_lib`'s estimators and `estimate_gradients`.
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+
+# %%
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    """Signed bias and one-sample standard deviation of d/dℓ (y − t)² at each temperature, shape (T, 2)."""
+    # BEGIN SOLUTION
+    probability = 1 / (1 + math.exp(-logit))
+    exact = probability * (1 - probability) * ((1 - target) ** 2 - target**2)
+    rows = []
+    for tau in temperatures:
+        uniform = torch.rand(2, n_samples, generator=generator, dtype=torch.float64)
+        gumbel = -torch.log(-torch.log(uniform))
+        y = torch.sigmoid((logit + gumbel[0] - gumbel[1]) / tau)
+        gradient = 2 * (y - target) * y * (1 - y) / tau
+        rows.append(torch.stack([gradient.mean() - exact, gradient.std()]))
+    return torch.stack(rows)
+    # END SOLUTION
+
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN TESTS
+
+# %%
+""" # BEGIN TEST CONFIG
+name: bias
+points: 4
+""" # END TEST CONFIG
+def test_bias(temperature_trade_off):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    logit, t, taus, n = {{LOGIT}}, {{TARGET}}, [0.25, 0.5, 1.0], 100_000
+    off = ["course_lib.gradient_estimators.gumbel_softmax", "course_lib.gradient_samples.estimate_gradients"]
+    seen = bounded(temperature_trade_off, logit, t, taus, n, torch.Generator().manual_seed({{SEED}} + 81), without=off)
+    compare("the table", torch.zeros(3, 2) if getattr(seen, "shape", 0) == (3, 2) else seen, torch.zeros(3, 2))
+    a = torch.linspace(-40, 40, 80_001).double()  # quadrature over the logistic noise G₁ − G₂
+    rho = torch.sigmoid(a) * torch.sigmoid(-a)
+    def mean(values):
+        return torch.trapezoid(rho * values, a)
+    s = 1 / (1 + math.exp(-logit))
+    exact = s * (1 - s) * (1 - 2 * t)
+    for i, tau in enumerate(taus):
+        y = torch.sigmoid((logit + a) / tau)
+        soft = 2 * (y - t) * y * (1 - y) / tau
+        hard = 2 * ((logit + a > 0).double() - t) * y * (1 - y) / tau
+        late = torch.sigmoid(logit / tau + a)
+        bias, error = mean(soft) - exact, ((mean(soft**2) - mean(soft) ** 2) / n).sqrt()
+        compare(f"the bias at temperature {tau}", seen[i, 0], bias, {
+            "this is exact minus mean: the sign is flipped": -bias,
+            "this is the mean of the estimates: the exact gradient is not subtracted": mean(soft),
+            "the inner derivative 1/τ is missing": tau * mean(soft) - exact,
+            "this is the straight-through estimator: f′ is taken at the hard sample": mean(hard) - exact,
+            "the temperature divides the logit only: it divides the noise, too":
+                mean(2 * (late - t) * late * (1 - late) / tau) - exact,
+            "there is no difference between the two Gumbel variables: draw two": 2 * (torch.sigmoid(
+                torch.tensor(logit / tau)) - t) * torch.sigmoid(torch.tensor(logit / tau)) * torch.sigmoid(
+                torch.tensor(-logit / tau)) / tau - exact,
+            "this is the bias of the value: asked is that of the gradient":
+                mean((y - t) ** 2) - s * (1 - t) ** 2 - (1 - s) * t**2,
+        }, rtol=0, atol=5 * float(error), show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: standard deviation
+points: 3
+hidden: true
+""" # END TEST CONFIG
+def test_std(temperature_trade_off):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    logit, t, taus, n = -0.8 * {{LOGIT}}, {{TARGET}} + 0.1, [0.3, 0.8], 100_000
+    off = ["course_lib.gradient_estimators.gumbel_softmax", "course_lib.gradient_samples.estimate_gradients"]
+    seen = bounded(temperature_trade_off, logit, t, taus, n, torch.Generator().manual_seed({{SEED}} + 82), without=off)
+    compare("the table", torch.zeros(2, 2) if getattr(seen, "shape", 0) == (2, 2) else seen, torch.zeros(2, 2))
+    a = torch.linspace(-40, 40, 80_001).double()
+    rho = torch.sigmoid(a) * torch.sigmoid(-a)
+    def mean(values):
+        return torch.trapezoid(rho * values, a)
+    for i, tau in enumerate(taus):
+        y = torch.sigmoid((logit + a) / tau)
+        soft = 2 * (y - t) * y * (1 - y) / tau
+        variance = mean((soft - mean(soft)) ** 2)
+        error = ((mean((soft - mean(soft)) ** 4) - variance**2) / n).sqrt() / (2 * variance.sqrt())
+        compare(f"the standard deviation at temperature {tau}", seen[i, 1], variance.sqrt(), {
+            "this is a variance: the square root is missing": variance,
+            "this is the standard error of the mean: asked is the spread of one sample": (variance / n).sqrt(),
+            "this is the root of the mean square: the mean is not subtracted": mean(soft**2).sqrt(),
+            "the inner derivative 1/τ is missing": tau * variance.sqrt(),
+        }, rtol=0, atol=5 * float(error), show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: shape of the trade-off
+points: 3
+hidden: true
+""" # END TEST CONFIG
+def test_shape(temperature_trade_off):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    n, taus = 100_000, [0.01, 0.04]
+    off = ["course_lib.gradient_estimators.gumbel_softmax", "course_lib.gradient_samples.estimate_gradients"]
+    seen = bounded(temperature_trade_off, {{LOGIT}}, {{TARGET}}, taus, n, torch.Generator().manual_seed({{SEED}} + 83), without=off)
+    compare("the table", torch.zeros(2, 2) if getattr(seen, "shape", 0) == (2, 2) else seen, torch.zeros(2, 2))
+    assert torch.as_tensor(seen).isfinite().all() and (seen[:, 1] > 0).all(), (
+        "at low temperature your table holds NaN, infinite values or no noise at all")
+    slope = math.log(float(seen[1, 1] / seen[0, 1])) / math.log(taus[1] / taus[0])
+    assert abs(slope + 0.5) < 0.1, (
+        "as τ → 0 the standard deviation should grow like τ^(−1/2), yours "
+        + ("grows like 1/τ: is it a variance?" if abs(slope + 1) < 0.2 else f"goes like τ^({slope:.2f})"))
+    limit = 5 * float(seen[1, 1]) / math.sqrt(n) + 0.2 * taus[1]
+    assert abs(float(seen[1, 0])) < limit, "the bias should vanish as τ → 0, yours does not"
+
+# %% [raw]
+# # END TESTS
+
+# %% [raw]
+# # BEGIN WRONG ANSWERS
+
+# %%
+# wrong: inner derivative forgotten
+# earns: 0
+# says: inner derivative 1/τ is missing
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g[0] - g[1]) / tau)
+        gradient = 2 * (y - target) * y * (1 - y)
+        rows.append(torch.stack([gradient.mean() - s * (1 - s) * (1 - 2 * target), gradient.std()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: straight-through
+# earns: 3
+# says: straight-through
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g[0] - g[1]) / tau)
+        gradient = 2 * (y.round() - target) * y * (1 - y) / tau
+        rows.append(torch.stack([gradient.mean() - s * (1 - s) * (1 - 2 * target), gradient.std()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: the temperature divides the logit only
+# earns: 0
+# says: divides the logit only
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid(logit / tau + g[0] - g[1])
+        gradient = 2 * (y - target) * y * (1 - y) / tau
+        rows.append(torch.stack([gradient.mean() - s * (1 - s) * (1 - 2 * target), gradient.std()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: one Gumbel variable for both classes
+# earns: 0
+# says: draw two
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g - g) / tau)
+        gradient = 2 * (y - target) * y * (1 - y) / tau
+        rows.append(torch.stack([gradient.mean() - s * (1 - s) * (1 - 2 * target), gradient.std()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: bias with the sign flipped
+# earns: 6
+# says: exact minus mean
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g[0] - g[1]) / tau)
+        gradient = 2 * (y - target) * y * (1 - y) / tau
+        rows.append(torch.stack([s * (1 - s) * (1 - 2 * target) - gradient.mean(), gradient.std()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: mean of the estimates for their bias
+# earns: 3
+# says: exact gradient is not subtracted
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g[0] - g[1]) / tau)
+        gradient = 2 * (y - target) * y * (1 - y) / tau
+        rows.append(torch.stack([gradient.mean(), gradient.std()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: standard error of the mean
+# earns: 7
+# says: standard error of the mean
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g[0] - g[1]) / tau)
+        gradient = 2 * (y - target) * y * (1 - y) / tau
+        bias = gradient.mean() - s * (1 - s) * (1 - 2 * target)
+        rows.append(torch.stack([bias, gradient.std() / math.sqrt(n_samples)]))
+    return torch.stack(rows)
+
+# %%
+# wrong: variance for standard deviation
+# earns: 4
+# says: this is a variance
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g[0] - g[1]) / tau)
+        gradient = 2 * (y - target) * y * (1 - y) / tau
+        rows.append(torch.stack([gradient.mean() - s * (1 - s) * (1 - 2 * target), gradient.var()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: calls the library
+# earns: 0
+# says: switched off
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    from functools import partial
+
+    from torch.distributions import OneHotCategorical
+
+    from course_lib.gradient_estimators import gumbel_softmax
+    from course_lib.gradient_samples import estimate_gradients
+
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = estimate_gradients(
+            partial(gumbel_softmax, temperature=tau),
+            lambda l: OneHotCategorical(logits=torch.stack([l, torch.zeros_like(l)], -1)),
+            (torch.tensor(logit),),
+            lambda z: (z[..., 0] - target) ** 2,
+            n_samples,
+        )[0]
+        rows.append(torch.stack([g.mean() - s * (1 - s) * (1 - 2 * target), g.std()]))
+    return torch.stack(rows)
+
+# %% [raw]
+# # END WRONG ANSWERS
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: which_estimator
+# points: 12
+# manual: true
+
+# %% [markdown]
+# **Question 9 (12 points, pencil and paper, and a comment).** Let $z\sim\mathcal N(\mu,\sigma^2)$ and $f(z)=e^{az}$ with
+# $a\ne0$. Write $t=a^2\sigma^2$ and $m=\mathbb E[f(z)]$. All gradients are in $\mu$, with one sample. You may use that
+# $\mathbb E[e^{c\varepsilon}]=e^{c^2/2}$ for a standard normal $\varepsilon$, and its derivatives in $c$.
+#
+# 1. Compute $m$ and the exact gradient. Show that the pathwise estimator is unbiased and has the variance
+#    $\frac{m^2}{\sigma^2}\,t\,(e^t-1)$. *(3 points)*
+# 2. Show that the score-function estimator $(f(z)-b)\,\frac{z-\mu}{\sigma^2}$ is unbiased for every constant $b$; find the
+#    best $b$, and the variances for $b=0$ and for the best $b$. *(4 points)*
+# 3. Divide both by the pathwise variance. To what do the two ratios tend as $t\to0$, and as $t\to\infty$? What are they for
+#    $a={{RATE}}$ and $\sigma={{SIGMA}}$? *(2 points)*
+# 4. **Comment on your experiment of question 8**, in 60 to 150 words: how do bias and standard deviation depend on the
+#    temperature at its low end? Which temperature has the smallest root mean square error when you average one sample,
+#    and which when you average $10^4$ samples, and why do they differ? When would you use the estimator of question 7
+#    instead? *(3 points)*
+#
+# (This continues chapter 7, the propositions on variances and the exercise *At the optimum*.)
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %% [markdown]
+# **1.** With $z=\mu+\sigma\varepsilon$, $m=e^{a\mu}\,\mathbb E[e^{a\sigma\varepsilon}]=e^{a\mu+t/2}$, and the gradient is
+# $a\,m$. The pathwise estimator is $\frac{\mathrm d}{\mathrm d\mu}f(\mu+\sigma\varepsilon)=a\,e^{az}$, with mean $a\,m$. Its
+# second moment is $a^2\,\mathbb E[e^{2az}]=a^2e^{2a\mu+2t}=a^2m^2e^t$. Subtract $a^2m^2$: the variance is
+# $a^2m^2(e^t-1)=\frac{m^2}{\sigma^2}t(e^t-1)$.
+#
+# **2.** The score is $s=\varepsilon/\sigma$. Differentiating $\mathbb E[e^{c\varepsilon}]=e^{c^2/2}$ in $c$ gives
+# $\mathbb E[\varepsilon e^{c\varepsilon}]=c\,e^{c^2/2}$ and $\mathbb E[\varepsilon^2e^{c\varepsilon}]=(1+c^2)\,e^{c^2/2}$. With
+# $c=a\sigma$, $c^2=t$: $\mathbb E[fs]=\frac1\sigma e^{a\mu}a\sigma e^{t/2}=a\,m$, and $\mathbb E[b\,s]=0$, so the estimator is
+# unbiased. Further $\mathbb E[fs^2]=\frac{m}{\sigma^2}(1+t)$ and $\mathbb E[s^2]=\frac1{\sigma^2}$, and with $c=2a\sigma$,
+# $c^2=4t$:
+# $\mathbb E[f^2s^2]=\frac1{\sigma^2}e^{2a\mu}(1+4t)\,e^{2t}=\frac{m^2}{\sigma^2}(1+4t)\,e^t$. The second moment
+# $\mathbb E[f^2s^2]-2b\,\mathbb E[fs^2]+b^2\,\mathbb E[s^2]$ is smallest for $b^\star=m\,(1+t)$. Since
+# $(a\,m)^2=\frac{m^2}{\sigma^2}t$,
+#
+# $$\operatorname{Var}_{b=0}=\frac{m^2}{\sigma^2}\bigl[(1+4t)e^t-t\bigr],\qquad
+# \operatorname{Var}_{b^\star}=\frac{m^2}{\sigma^2}\bigl[(1+4t)e^t-(1+t)^2-t\bigr] .$$
+#
+# **3.** The ratios are
+#
+# $$\frac{(1+4t)e^t-t}{t(e^t-1)}\quad(b=0),\qquad\frac{(1+4t)e^t-(1+t)^2-t}{t(e^t-1)}\quad(b=b^\star) .$$
+#
+# As $t\to0$ the denominator is $t^2+O(t^3)$. The first numerator tends to 1, so the first ratio grows like $1/t^2$. The second
+# is $(1+5t)-(1+2t)-t+O(t^2)=2t+O(t^2)$, so the second ratio grows like $2/t$. As $t\to\infty$ the exponentials dominate and
+# both ratios tend to 4: there the baseline no longer helps. For $a={{RATE}}$, $\sigma={{SIGMA}}$: $t={{T}}$, and the ratios
+# are ${{WITHOUT}}$ without a baseline and ${{WITH_BEST}}$ with the best one.
+#
+# **4.** At low temperature the bias falls in proportion to $\tau$ (for this $f$ it is $\tau\rho'(-\ell)$ to first order,
+# $\rho$ the logistic density, whatever $t$ is), and the standard deviation grows like $\tau^{-1/2}$. The mean square error of
+# an average of $n$ samples is $\text{bias}^2+\text{variance}/n$. With one sample the variance dominates, and a high
+# temperature is best, the highest of those tried or one near 2. With $10^4$ samples the variance is divided by $10^4$, the
+# bias is not, and the best temperature moves to one or two tenths. No number of samples repairs a bias at fixed $\tau$.
+# Leave-one-out is unbiased, has no temperature to tune, and needs no derivative of $f$ and no $f$ between the classes: use it
+# when samples are plentiful and $f$ is cheap, when $f$ accepts real choices only, or when gradients must be right in the
+# long run. (With two classes, enumerate.)
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN RUBRIC
+
+# %% [markdown]
+# **Points.** *Part 1 (3):* $m$ and the gradient (1); the pathwise estimator and its mean (1); its variance (1). *Part 2 (4):*
+# unbiased for every $b$, with $\mathbb E[s]=0$ named (1); $\mathbb E[\varepsilon^2e^{c\varepsilon}]$ (1); $b^\star$ from the
+# parabola (1); both variances (1, half each). *Part 3 (2):* limits (1, half for each end); both numbers (1, half each; numbers
+# that follow from wrong formulas of part 2 count if they are positive). *Part 4 (3):* both powers of $\tau$, read off the
+# picture or derived (1); the two best temperatures with the reason, $\text{bias}^2+\text{variance}/n$ (1); a sound reason for
+# or against leave-one-out (1). Temperatures count as right if they fit the student's own table.
+#
+# **Typical wrong answers.**
+#
+# - Part 1: $\mathbb E[e^{az}]=e^{a\mu}$, the exponential of the mean: 0 of 3; the later parts are graded with the student's $m$.
+# - Part 1: the variance is given as $a^2\operatorname{Var}[z]$, a linearisation: 2 of 3 (right only as $t\to0$).
+# - Part 2: $b^\star=\mathbb E[f]$ "because a baseline should be the mean": 3 of 4 if the variance for this $b$ is right (it is
+#   larger by $\frac{m^2}{\sigma^2}t^2$), 2 of 4 otherwise. Parts 3 and 4 are then graded with that variance.
+# - Part 2: $f$ and $s^2$ treated as independent, $\mathbb E[f^2s^2]=\mathbb E[f^2]/\sigma^2$: 2 of 4.
+# - Part 2: unbiased "since $b$ is a constant", without $\mathbb E[s]=0$: half a point off.
+# - Part 3: "pathwise is always better by the factor 4" or only one end: half of the point for limits.
+# - Part 4: "more samples remove the bias": at most 1 of 3. "Lower is always better" without the noise: at most 1 of 3.
+# - Part 4: reports the variance's slope $-1$ as that of the standard deviation: half a point off.
+# - Part 4: fewer than 60 words, or a text that fits any picture (no number from the student's own run): at most 2 of 3.
+
+# %% [raw]
+# # END RUBRIC
+
+# %% [raw]
+# # END QUESTION
