@@ -60,6 +60,7 @@ def switched_off(names: Sequence[str]) -> Iterator[None]:
             and in every module that has imported it, the notebook among them.
     """
     replaced: list[tuple[Any, str, Any]] = []
+    refusals: dict[int, Callable[..., None]] = {}
     try:
         for name in names:
             original = _resolve(name)
@@ -72,11 +73,15 @@ def switched_off(names: Sequence[str]) -> Iterator[None]:
             owner, attribute = _owner(name)
             replaced.append((owner, attribute, owner.__dict__[attribute]))
             setattr(owner, attribute, refuse)
-            for module in list(sys.modules.values()):
-                for key, value in list(getattr(module, "__dict__", {}).items()):
-                    if value is original and module is not owner:
-                        replaced.append((module, key, value))
-                        setattr(module, key, refuse)
+            refusals[id(original)] = refuse
+        for module in list(sys.modules.values()):
+            entries = getattr(module, "__dict__", {})
+            if refusals.keys().isdisjoint(map(id, list(entries.values()))):  # nearly always, and quickly
+                continue
+            for key, value in list(entries.items()):
+                if id(value) in refusals:
+                    replaced.append((module, key, value))
+                    setattr(module, key, refusals[id(value)])
         yield
     finally:
         for owner, attribute, value in reversed(replaced):
