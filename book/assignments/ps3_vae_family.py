@@ -19,8 +19,8 @@ BATCH = int(rng.integers(6, 9))
 BETA = float(rng.choice([0.5, 2.0, 3.0, 4.0]))
 N_COMPONENTS = int(rng.integers(3, 6))
 N_SAMPLES = int(rng.integers(3, 6))
-SHIFT = round(float(rng.uniform(0.3, 0.6)), 2)
-SCALE = round(float(rng.uniform(1.3, 1.5)), 2)
+SHIFT = round(float(rng.uniform(0.1, 0.3)), 2)
+SCALE = round(float(rng.uniform(1.4, 1.6)), 2)
 COUNTS = [16, 32, 64, 128, 256]
 N_CLASSES = int(rng.integers(3, 6))
 N_PER_CLASS = int(rng.integers(3, 6))
@@ -39,20 +39,6 @@ TOLERANCE = float(rng.choice([0.01, 0.02, 0.05]))
 GAP_V = round(2.718281828459045 ** (2 * GAP) - 1)
 GAP_K = round((2.718281828459045 ** (2 * GAP) - 1) / (2 * TOLERANCE))
 GAP_FIRST_K = round((2.718281828459045 ** (2 * GAP) - 1) / (2 * GAP))
-
-# %% [raw]
-# # ASSIGNMENT CONFIG
-# name: ps3
-# init_cell: true
-# check_all_cell: false
-# export_cell: false
-# runs_on: default
-# tests:
-#   files: true
-#   ok_format: false
-# generate:
-#   show_hidden: false
-#   plugins: []
 
 # %% [markdown]
 # # Problem set 3: the VAE family
@@ -147,7 +133,7 @@ def test_kl(vae_loss):
     noise = torch.Generator().manual_seed({{SEED}} + 1)
     mean, log_std, eps = (torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
     x = torch.randint(2, ({{BATCH}}, {{N_PIXELS}}), generator=noise).double()
-    weight = torch.randn({{N_LATENTS}}, {{N_PIXELS}}, generator=noise, dtype=torch.float64)
+    weight = 0.4 * torch.randn({{N_LATENTS}}, {{N_PIXELS}}, generator=noise, dtype=torch.float64)
     seen = bounded(vae_loss, x, mean, 0.5 * log_std, eps, lambda z: z @ weight, without=forbidden)
     if not isinstance(seen, (tuple, list)) or len(seen) != 3:
         raise AssertionError("vae_loss: return three tensors: loss, reconstruction, KL")
@@ -175,7 +161,7 @@ def test_reconstruction(vae_loss):
     noise = torch.Generator().manual_seed({{SEED}} + 2)
     mean, log_std, eps = (torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
     x = torch.randint(2, ({{BATCH}}, {{N_PIXELS}}), generator=noise).double()
-    weight = torch.randn({{N_LATENTS}}, {{N_PIXELS}}, generator=noise, dtype=torch.float64)
+    weight = 0.4 * torch.randn({{N_LATENTS}}, {{N_PIXELS}}, generator=noise, dtype=torch.float64)
     seen = bounded(vae_loss, x, mean, 0.5 * log_std, eps, lambda z: z @ weight, without=forbidden)
     if not isinstance(seen, (tuple, list)) or len(seen) != 3:
         raise AssertionError("vae_loss: return three tensors: loss, reconstruction, KL")
@@ -206,9 +192,9 @@ def test_loss(vae_loss):
     forbidden = ["course_lib.distributions.kl_to_standard_normal", "course_lib.distributions.kl_between_diagonal_normals",
                  "torch.distributions.kl.kl_divergence"]
     noise = torch.Generator().manual_seed({{SEED}} + 3)
-    mean, log_std, eps = (torch.randn(5, 3, generator=noise, dtype=torch.float64) for _ in range(3))
+    mean, log_std, eps = (0.7 * torch.randn(5, 3, generator=noise, dtype=torch.float64) for _ in range(3))
     x = torch.randint(2, (5, 7), generator=noise).double()
-    weight = torch.randn(3, 7, generator=noise, dtype=torch.float64)
+    weight = 0.5 * torch.randn(3, 7, generator=noise, dtype=torch.float64)
     seen = bounded(vae_loss, x, mean, log_std, eps, lambda z: z @ weight, beta={{BETA}}, without=forbidden)
     if not isinstance(seen, (tuple, list)) or len(seen) != 3:
         raise AssertionError("vae_loss: return three tensors: loss, reconstruction, KL")
@@ -237,9 +223,9 @@ def test_gradient(vae_loss):
     forbidden = ["course_lib.distributions.kl_to_standard_normal", "course_lib.distributions.kl_between_diagonal_normals",
                  "torch.distributions.kl.kl_divergence"]
     noise = torch.Generator().manual_seed({{SEED}} + 4)
-    mean, log_std, eps = (torch.randn(4, 2, generator=noise, dtype=torch.float64) for _ in range(3))
+    mean, log_std, eps = (0.7 * torch.randn(4, 2, generator=noise, dtype=torch.float64) for _ in range(3))
     x = torch.randint(2, (4, 6), generator=noise).double()
-    weight = torch.randn(2, 6, generator=noise, dtype=torch.float64)
+    weight = 0.5 * torch.randn(2, 6, generator=noise, dtype=torch.float64)
     mean.requires_grad_(), log_std.requires_grad_()
     seen = bounded(vae_loss, x, mean, log_std, eps, lambda z: z @ weight, beta={{BETA}}, without=forbidden)
     loss = seen[0] if isinstance(seen, (tuple, list)) and len(seen) == 3 else None
@@ -520,8 +506,8 @@ def test_one_component(mixture_kl):
     from course_lib.answer_checks import bounded, compare
     forbidden = ["course_lib.distributions.diagonal_normal_mixture", "torch.distributions.MixtureSameFamily.log_prob"]
     noise = torch.Generator().manual_seed({{SEED}} + 11)
-    mean, log_std, eps = (torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
-    means, log_stds = (torch.randn(1, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(2))
+    mean, log_std, eps = (0.5 * torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
+    means, log_stds = (0.5 * torch.randn(1, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(2))
     logits = torch.tensor([0.7], dtype=torch.float64)
     seen = bounded(mixture_kl, mean, log_std, eps, logits, means, log_stds, without=forbidden)
     z = mean + log_std.exp() * eps
@@ -551,9 +537,9 @@ def test_mixture(mixture_kl):
     from course_lib.answer_checks import bounded, compare
     forbidden = ["course_lib.distributions.diagonal_normal_mixture", "torch.distributions.MixtureSameFamily.log_prob"]
     noise = torch.Generator().manual_seed({{SEED}} + 12)
-    mean, log_std, eps = (torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
+    mean, log_std, eps = (0.5 * torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
     means, log_stds = (
-        0.7 * torch.randn({{N_COMPONENTS}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(2)
+        0.5 * torch.randn({{N_COMPONENTS}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(2)
     )
     logits = torch.randn({{N_COMPONENTS}}, generator=noise, dtype=torch.float64)
     seen = bounded(mixture_kl, mean, log_std, eps, logits, means, log_stds, without=forbidden)
@@ -584,7 +570,7 @@ def test_gradient(mixture_kl):
     from course_lib.answer_checks import bounded, compare
     forbidden = ["course_lib.distributions.diagonal_normal_mixture", "torch.distributions.MixtureSameFamily.log_prob"]
     noise = torch.Generator().manual_seed({{SEED}} + 13)
-    mean, log_std, eps = (torch.randn(4, 3, generator=noise, dtype=torch.float64) for _ in range(3))
+    mean, log_std, eps = (0.5 * torch.randn(4, 3, generator=noise, dtype=torch.float64) for _ in range(3))
     means, log_stds = (0.5 * torch.randn(4, 3, generator=noise, dtype=torch.float64) for _ in range(2))
     logits = torch.randn(4, generator=noise, dtype=torch.float64)
     parameters = [p.requires_grad_() for p in (mean, log_std, logits, means, log_stds)]
