@@ -30,7 +30,7 @@ N_VISIBLE = int(rng.integers(4, 7))  # noqa: F821
 N_HIDDEN = int(rng.integers(3, 5))  # noqa: F821
 N_STEPS = int(rng.integers(2, 5))  # noqa: F821
 N_CHAINS = int(rng.integers(8, 12))  # noqa: F821
-SPREAD = float(rng.choice([1.1, 1.2, 1.3]))  # noqa: F821
+SPREAD = float(rng.choice([1.5, 1.6, 1.7]))  # noqa: F821
 
 # %% [markdown]
 # # Problem set 1: Markov networks and restricted Boltzmann machines
@@ -1760,7 +1760,7 @@ def test_forward(forward_log_weights):
     import torch
     from torch.nn import functional as F
     from course_lib.answer_checks import bounded, compare
-    off = ["course_lib.annealed_importance_sampling.annealed_importance_sampling"]
+    off = ["course_lib.annealed_importance_sampling._anneal"]
     noise = torch.Generator().manual_seed({{SEED}} + 8)
     d, m = {{N_VISIBLE}}, {{N_HIDDEN}}
     w, a, b = (torch.randn(s, generator=noise).double() for s in [(d, m), (d,), (m,)])
@@ -1799,7 +1799,7 @@ def test_reverse(reverse_log_weights):
     import torch
     from torch.nn import functional as F
     from course_lib.answer_checks import bounded, compare
-    off = ["course_lib.annealed_importance_sampling.reverse_annealed_importance_sampling"]
+    off = ["course_lib.annealed_importance_sampling._anneal"]
     noise = torch.Generator().manual_seed({{SEED}} + 9)
     d, m = {{N_VISIBLE}} + 1, {{N_HIDDEN}}
     w, a, b = (torch.randn(s, generator=noise).double() for s in [(d, m), (d,), (m,)])
@@ -2107,7 +2107,7 @@ def test_slopes(slopes):
 
 # %%
 """ # BEGIN TEST CONFIG
-name: losses of a small machine
+name: losses of two small machines
 points: 4
 """ # END TEST CONFIG
 def test_losses(annealing_loss):
@@ -2117,38 +2117,43 @@ def test_losses(annealing_loss):
     from course_lib import annealed_importance_sampling as ais
     from course_lib.rbm import RBM
     noise = torch.Generator().manual_seed({{SEED}} + 12)
-    machine = RBM(6, 5).double().requires_grad_(False)
-    machine.weight.copy_(2 * torch.randn(6, 5, generator=noise).double())
-    machine.visible_bias.copy_(torch.randn(6, generator=noise).double() - 1)
-    base = float(F.softplus(machine.visible_bias).sum()) + 5 * float(torch.tensor(2.0).double().log())
-    ratio, n, temperatures = float(machine.log_partition()) - base, 500, [4, 12]
-    seen = bounded(annealing_loss, machine, temperatures, n, torch.Generator().manual_seed({{SEED}} + 13))
-    compare("shape of the losses", seen, torch.zeros(2, 2).double(), atol=1e9)
-    ahead, back, from_noise = [], [], []
-    for k in temperatures:
-        schedule = ais.linear_schedule(k)
-        anywhere = torch.randint(2, (n, 6), generator=noise).double()
-        ahead.append(ais.annealed_importance_sampling(machine, schedule, n, generator=noise).log_weights)
-        for start, kept in ((machine.sample_exact(n, noise), back), (anywhere, from_noise)):
-            kept.append(ais.reverse_annealed_importance_sampling(
-                machine, start, schedule, generator=noise).log_weights)
-    ahead, back, from_noise = torch.stack(ahead), torch.stack(back), torch.stack(from_noise)
-    truth = torch.stack([ratio - ahead.mean(1), -ratio - back.mean(1)])
-    scale = torch.stack([ahead.std(1), back.std(1)]) * (2 / n) ** 0.5
-    def log_mean(x): return (x.logsumexp(1) - torch.tensor(float(n)).double().log())
-    shift = torch.tensor([[base], [-base]]).double()
-    values = {
-        "the log of the mean weight was taken: a path loses the mean of the logs":
-            torch.stack([ratio - log_mean(ahead), -ratio - log_mean(back)]),
-        "log Z0 is missing: the weights estimate a ratio": truth + shift,
-        "the sign is flipped: a loss is positive": -truth,
-        "the sign of the reverse loss is flipped": truth * torch.tensor([[1.0], [-1.0]]),
-        "rows are exchanged: forward is row 0": truth.flip(0),
-        "the reverse chains did not start at exact samples of the machine":
-            torch.stack([truth[0], -ratio - from_noise.mean(1)]),
-    }
-    compare("losses, in standard errors", torch.as_tensor(seen).detach() / scale, truth / scale,
-            {sentence: value / scale for sentence, value in values.items()}, rtol=0, atol=5, show=False)
+    d, m, n, temperatures = 6, 5, 500, [4, 12]
+    rough, bistable = RBM(d, m).double().requires_grad_(False), RBM(d, m).double().requires_grad_(False)
+    rough.weight.copy_(2 * torch.randn(d, m, generator=noise).double())
+    rough.visible_bias.copy_(torch.randn(d, generator=noise).double() - 1)
+    bistable.weight.copy_(1.5 + 0.5 * torch.randn(d, m, generator=noise).double())
+    bistable.visible_bias.copy_(-0.5 * bistable.weight.sum(1) - 0.3)
+    bistable.hidden_bias.copy_(-0.5 * bistable.weight.sum(0) - 0.3)
+    for name, machine in (("a machine with large weights", rough), ("a machine with two valleys", bistable)):
+        base = float(F.softplus(machine.visible_bias).sum()) + m * float(torch.tensor(2.0).double().log())
+        ratio = float(machine.log_partition()) - base
+        seen = bounded(annealing_loss, machine, temperatures, n, torch.Generator().manual_seed({{SEED}} + 13))
+        compare("shape of the losses", seen, torch.zeros(2, 2).double(), atol=1e9)
+        runs = {"ahead": [], "back": [], "noise": []}
+        for k in temperatures:
+            plan = ais.linear_schedule(k)
+            ahead = ais.annealed_importance_sampling(machine, plan, n, generator=noise)
+            runs["ahead"].append(ahead.log_weights)
+            anywhere = torch.randint(2, (n, d), generator=noise).double()
+            for key, start in (("back", machine.sample_exact(n, noise)), ("noise", anywhere)):
+                back = ais.reverse_annealed_importance_sampling(machine, start, plan, generator=noise)
+                runs[key].append(back.log_weights)
+        ahead, back, lost = (torch.stack(runs[key]) for key in ("ahead", "back", "noise"))
+        truth = torch.stack([ratio - ahead.mean(1), -ratio - back.mean(1)])
+        scale = torch.stack([ahead.std(1), back.std(1)]) * (2 / n) ** 0.5
+        def log_mean(x): return x.logsumexp(1) - torch.tensor(float(n)).double().log()
+        values = {
+            "the log of the mean weight was taken: a path loses the mean of the logs":
+                torch.stack([ratio - log_mean(ahead), -ratio - log_mean(back)]),
+            "log Z0 is missing: the weights estimate a ratio": truth + torch.tensor([[base], [-base]]).double(),
+            "the sign is flipped: a loss is positive": -truth,
+            "the sign of the reverse loss is flipped": truth * torch.tensor([[1.0], [-1.0]]),
+            "rows are exchanged: forward is row 0": truth.flip(0),
+            "the reverse chains did not start at exact samples of the machine":
+                torch.stack([truth[0], -ratio - lost.mean(1)]),
+        }
+        compare(f"losses of {name}, in standard errors", torch.as_tensor(seen).detach() / scale, truth / scale,
+                {sentence: value / scale for sentence, value in values.items()}, rtol=0, atol=5, show=False)
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -2158,13 +2163,14 @@ hidden: true
 """ # END TEST CONFIG
 def test_shape(annealing_loss):
     import torch
+    from torch.nn import functional as F
     from course_lib.answer_checks import bounded, compare
+    from course_lib import annealed_importance_sampling as ais
     from course_lib.rbm import RBM
     noise = torch.Generator().manual_seed({{SEED}} + 14)
     machine = RBM(8, 6).double().requires_grad_(False)
     machine.weight.copy_({{SPREAD}} * torch.randn(8, 6, generator=noise).double())
-    machine.visible_bias.copy_(-0.5 * machine.weight.sum(1))
-    machine.hidden_bias.copy_(-0.5 * machine.weight.sum(0))
+    machine.visible_bias.copy_(torch.randn(8, generator=noise).double() - 1)
     temperatures = [8, 16, 32]
     seen = bounded(annealing_loss, machine, temperatures, 1000, torch.Generator().manual_seed({{SEED}} + 15))
     compare("shape of the losses", seen, torch.zeros(2, 3).double(), atol=1e9)
@@ -2180,6 +2186,23 @@ def test_shape(annealing_loss):
         assert -1.5 < value < -0.5, (
             f"the {direction} losses fall with the slope {value:.2f}, which no path of this machine has: are they "
             "means of logs, relative to the exact ratio of normalisers, and from the right starts?")
+    d, m, n = 7, 4, 500
+    machine = RBM(d, m).double().requires_grad_(False)
+    machine.weight.copy_(1.5 + 0.5 * torch.randn(d, m, generator=noise).double())
+    machine.visible_bias.copy_(-0.5 * machine.weight.sum(1) - 0.3)
+    machine.hidden_bias.copy_(-0.5 * machine.weight.sum(0) - 0.3)
+    base = float(F.softplus(machine.visible_bias).sum()) + m * float(torch.tensor(2.0).double().log())
+    seen = bounded(annealing_loss, machine, [6], n, torch.Generator().manual_seed({{SEED}} + 16))
+    plan = ais.linear_schedule(6)
+    start, elsewhere = machine.sample_exact(n, noise), torch.randint(2, (n, d), generator=noise).double()
+    right, wrong = (ais.reverse_annealed_importance_sampling(machine, v, plan, generator=noise).log_weights
+                    for v in (start, elsewhere))
+    def loss(log_w): return (base - float(machine.log_partition()) - log_w.mean()) / right.std() * (n / 2) ** 0.5
+    compare("shape of the losses", seen, torch.zeros(2, 1).double(), atol=1e9)
+    value = torch.as_tensor(seen).detach().double()[1, 0] / right.std() * (n / 2) ** 0.5
+    compare("reverse loss of a machine with two valleys, in standard errors", value, loss(right), {
+        "the reverse chains did not start at exact samples of the machine": loss(wrong),
+    }, rtol=0, atol=5, show=False)
 
 # %% [raw]
 # # END TESTS
