@@ -46,24 +46,26 @@ GAP_FIRST_K = round((2.718281828459045 ** (2 * GAP) - 1) / (2 * GAP))
 # **Effort.** About 10 hours: 4 for the two derivations, 6 for the code.
 #
 # **You need** chapter 8 (variational autoencoders), chapter 11 (Gaussian-mixture VAE), chapter 12
-# (importance-weighted autoencoders) and chapter 13 (semi-supervised VAE), with the evidence lower bound of chapter 5.
+# (importance-weighted autoencoders) and chapter 13 (semi-supervised VAE), with the evidence lower bound of
+# chapter 5.
 #
-# **Data.** None to download. Everything is synthetic, and the whole notebook runs in less than a minute on one
-# processor core, or in a free Colab session. You train no large network. Each question isolates a line of code that
-# people get wrong while the loss still falls.
+# **Data.** None to download. Everything is synthetic, and the whole notebook runs in less than a minute on
+# one processor core, or in a free Colab session. You train no large network. Each question isolates a line
+# of code that people get wrong while the loss still falls.
 #
-# **Points.** There are 100. Code is graded by tests. Some of them are in this notebook: run them as often as you like. Others
-# use other numbers, other sizes and harder cases, and run when you hand in. Tests of one question never use your answer to
-# another. Derivations, and what you write about your experiment, are graded by hand: a correct result without its steps
-# earns at most a third.
+# **Points.** There are 100. Code is graded by tests. Some of them are in this notebook: run them as often as
+# you like. Others use other numbers, other sizes and harder cases, and run when you hand in. Tests of one
+# question never use your answer to another. Derivations, and what you write about your experiment, are
+# graded by hand: a correct result without its steps earns at most a third.
 #
-# **Conventions.** All logarithms are natural, all bounds are in nats. $B$ is the number of images, $D$ of pixels, $L$ of
-# latents, $K$ of samples, $C$ of components or classes. Tensors are of double precision unless you make others.
-# You may use everything in PyTorch that a question does not exclude. The course's own library, `course_lib`, solves several of
-# these questions; its solutions are switched off while your answer is tested.
+# **Conventions.** All logarithms are natural, all bounds are in nats. $B$ is the number of images, $D$ of
+# pixels, $L$ of latents, $K$ of samples, $C$ of components or classes. The tests use double precision. Use
+# it for your own draws, too: `dtype=torch.float64`. You may use everything in PyTorch that a question does
+# not exclude. The course's own library, `course_lib`, solves several of these questions; its solutions are
+# switched off while your answer is tested.
 #
-# **Honour line.** Discuss ideas with whom you like. Write the code and the text yourself. Name every person and every tool that
-# helped you, language models included, in one line at the top of the notebook.
+# **Honour line.** Discuss ideas with whom you like. Write the code and the text yourself. Name every person
+# and every tool that helped you, language models included, in one line at the top of the notebook.
 
 # %%
 import math
@@ -72,10 +74,6 @@ import torch
 from torch.nn import functional as F
 
 torch.manual_seed({{SEED}})
-torch.set_default_dtype(torch.float64)
-
-# %% [markdown]
-# ## Variational autoencoders
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -83,20 +81,26 @@ torch.set_default_dtype(torch.float64)
 # points: 14
 
 # %% [markdown]
-# **The loss of a VAE (14 points).** The encoder has answered for $B$ images: `mean` and `log_std`, both of shape
-# $(B, L)$, with $q_\phi(\mathbf z\mid\mathbf x_b)=\mathcal N(\boldsymbol\mu_b,\operatorname{diag}\boldsymbol\sigma_b^2)$
-# and `log_std` $=\log\boldsymbol\sigma$. `noise`, of shape $(B, L)$, holds standard normal numbers. `decode` is a function that turns codes of shape $(B, L)$
-# into Bernoulli **logits** of shape $(B, D)$. The prior is $\mathcal N(\mathbf 0,\mathbf I)$.
+# ## The loss of a VAE (14 points)
 #
-# Write `vae_loss`. Draw one code an image by reparametrisation, from the given noise. Return three tensors, in this order:
+# The encoder has answered for $B$ images: `mean` and `log_std`, both of
+# shape $(B, L)$, with
+# $q_\phi(\mathbf z\mid\mathbf x_b)=\mathcal N(\boldsymbol\mu_b,\operatorname{diag}\boldsymbol\sigma_b^2)$
+# and `log_std` $=\log\boldsymbol\sigma$. `noise`, of shape $(B, L)$, holds standard normal numbers. `decode`
+# is a function that turns codes of shape $(B, L)$ into Bernoulli **logits** of shape $(B, D)$. The prior is
+# $\mathcal N(\mathbf 0,\mathbf I)$.
 #
-# - the loss to minimise, a scalar: the batch average of $-\log p_\theta(\mathbf x_b\mid\mathbf z_b)+\beta\,
+# Write `vae_loss`. Draw one code an image by reparametrisation, from the given noise. Return three tensors,
+# in this order:
+#
+# - the loss to minimise, a scalar: the batch average of
+#   $-\log p_\theta(\mathbf x_b\mid\mathbf z_b)+\beta\,
 #   \mathrm{KL}(q_\phi(\mathbf z\mid\mathbf x_b)\,\|\,p(\mathbf z))$;
 # - the reconstruction $\log p_\theta(\mathbf x_b\mid\mathbf z_b)$, shape $(B,)$;
 # - the KL, in closed form, shape $(B,)$.
 #
-# The loss must be right for logits of any size and must pass its gradient to `mean` and `log_std`.
-# Write the KL yourself: `torch.distributions.kl_divergence` and the functions of `course_lib` are not allowed.
+# The loss must be right for logits of any size and must pass its gradient to `mean` and `log_std`. Write the
+# KL yourself: `torch.distributions.kl_divergence` and the functions of `course_lib` are not allowed.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -128,10 +132,12 @@ points: 3
 def test_kl(vae_loss):
     import torch
     from course_lib.answer_checks import bounded, compare
-    forbidden = ["course_lib.distributions.kl_to_standard_normal", "course_lib.distributions.kl_between_diagonal_normals",
+    forbidden = ["course_lib.distributions.kl_to_standard_normal",
+                 "course_lib.distributions.kl_between_diagonal_normals",
                  "torch.distributions.kl.kl_divergence"]
     noise = torch.Generator().manual_seed({{SEED}} + 1)
-    mean, log_std, eps = (torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
+    B, L = {{BATCH}}, {{N_LATENTS}}
+    mean, log_std, eps = (torch.randn(B, L, generator=noise, dtype=torch.float64) for _ in range(3))
     x = torch.randint(2, ({{BATCH}}, {{N_PIXELS}}), generator=noise).double()
     weight = 0.4 * torch.randn({{N_LATENTS}}, {{N_PIXELS}}, generator=noise, dtype=torch.float64)
     seen = bounded(vae_loss, x, mean, 0.5 * log_std, eps, lambda z: z @ weight, without=forbidden)
@@ -156,10 +162,12 @@ points: 3
 def test_reconstruction(vae_loss):
     import torch
     from course_lib.answer_checks import bounded, compare
-    forbidden = ["course_lib.distributions.kl_to_standard_normal", "course_lib.distributions.kl_between_diagonal_normals",
+    forbidden = ["course_lib.distributions.kl_to_standard_normal",
+                 "course_lib.distributions.kl_between_diagonal_normals",
                  "torch.distributions.kl.kl_divergence"]
     noise = torch.Generator().manual_seed({{SEED}} + 2)
-    mean, log_std, eps = (torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
+    B, L = {{BATCH}}, {{N_LATENTS}}
+    mean, log_std, eps = (torch.randn(B, L, generator=noise, dtype=torch.float64) for _ in range(3))
     x = torch.randint(2, ({{BATCH}}, {{N_PIXELS}}), generator=noise).double()
     weight = 0.4 * torch.randn({{N_LATENTS}}, {{N_PIXELS}}, generator=noise, dtype=torch.float64)
     seen = bounded(vae_loss, x, mean, 0.5 * log_std, eps, lambda z: z @ weight, without=forbidden)
@@ -171,13 +179,16 @@ def test_reconstruction(vae_loss):
 
     truth = score(mean + (0.5 * log_std).exp() * eps)
     compare("the reconstruction", seen[1], truth, {
-        "the mean over the pixels was taken, it must be the sum: this is a β-VAE with β = D": truth / x.shape[-1],
+        "the mean over the pixels was taken, it must be the sum: this is a β-VAE with β = D":
+            truth / x.shape[-1],
         "the sign is flipped: log p(x | z) of bits is never positive": -truth,
         "the code is the posterior's mean: a sample is asked for": score(mean),
         "the sample was scaled by σ², not by σ": score(mean + log_std.exp() * eps),
-        "the sample was scaled by √σ: log_std is log σ, not log σ²": score(mean + (0.25 * log_std).exp() * eps),
+        "the sample was scaled by √σ: log_std is log σ, not log σ²":
+            score(mean + (0.25 * log_std).exp() * eps),
         "the sample was scaled by log σ": score(mean + 0.5 * log_std * eps),
-        "bits and their complements are swapped": score(mean + (0.5 * log_std).exp() * eps, lambda z: -z @ weight),
+        "bits and their complements are swapped":
+            score(mean + (0.5 * log_std).exp() * eps, lambda z: -z @ weight),
     })
 
 # %%
@@ -189,7 +200,8 @@ hidden: true
 def test_loss(vae_loss):
     import torch
     from course_lib.answer_checks import bounded, compare
-    forbidden = ["course_lib.distributions.kl_to_standard_normal", "course_lib.distributions.kl_between_diagonal_normals",
+    forbidden = ["course_lib.distributions.kl_to_standard_normal",
+                 "course_lib.distributions.kl_between_diagonal_normals",
                  "torch.distributions.kl.kl_divergence"]
     noise = torch.Generator().manual_seed({{SEED}} + 3)
     mean, log_std, eps = (0.7 * torch.randn(5, 3, generator=noise, dtype=torch.float64) for _ in range(3))
@@ -220,7 +232,8 @@ hidden: true
 def test_gradient(vae_loss):
     import torch
     from course_lib.answer_checks import bounded, compare
-    forbidden = ["course_lib.distributions.kl_to_standard_normal", "course_lib.distributions.kl_between_diagonal_normals",
+    forbidden = ["course_lib.distributions.kl_to_standard_normal",
+                 "course_lib.distributions.kl_between_diagonal_normals",
                  "torch.distributions.kl.kl_divergence"]
     noise = torch.Generator().manual_seed({{SEED}} + 4)
     mean, log_std, eps = (0.7 * torch.randn(4, 2, generator=noise, dtype=torch.float64) for _ in range(3))
@@ -239,8 +252,10 @@ def test_gradient(vae_loss):
     logits = (mean + log_std.exp() * eps) @ weight
     reconstruction = (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
     kl = {{BETA}} * 0.5 * (mean**2 + (2 * log_std).exp() - 1 - 2 * log_std).sum(-1)
-    compare("the gradient of the loss in (μ, log σ)", gradient(loss), gradient((kl - reconstruction).mean()), {
-        "the reconstruction's gradient does not reach the encoder: the sample was detached": gradient(kl.mean()),
+    truth = gradient((kl - reconstruction).mean())
+    compare("the gradient of the loss in (μ, log σ)", gradient(loss), truth, {
+        "the reconstruction's gradient does not reach the encoder: the sample was detached":
+            gradient(kl.mean()),
         "the KL's gradient is missing": gradient(-reconstruction.mean()),
         "it points uphill": gradient((reconstruction - kl).mean()),
     }, show=False)
@@ -254,7 +269,8 @@ hidden: true
 def test_large_logits(vae_loss):
     import torch
     from course_lib.answer_checks import bounded, compare
-    forbidden = ["course_lib.distributions.kl_to_standard_normal", "course_lib.distributions.kl_between_diagonal_normals",
+    forbidden = ["course_lib.distributions.kl_to_standard_normal",
+                 "course_lib.distributions.kl_between_diagonal_normals",
                  "torch.distributions.kl.kl_divergence"]
     noise = torch.Generator().manual_seed({{SEED}} + 5)
     mean, log_std, eps = (torch.randn(4, 2, generator=noise, dtype=torch.float64) for _ in range(3))
@@ -265,7 +281,8 @@ def test_large_logits(vae_loss):
         raise AssertionError("vae_loss: return three tensors: loss, reconstruction, KL")
     logits = (mean + log_std.exp() * eps) @ weight
     truth = (x * logits - torch.nn.functional.softplus(logits)).sum(-1)
-    compare("the reconstruction at large logits (do you leave the logits for probabilities?)", seen[1], truth, show=False)
+    what = "the reconstruction at large logits (do you leave the logits for probabilities?)"
+    compare(what, seen[1], truth, show=False)
 
 # %% [raw]
 # # END TESTS
@@ -388,44 +405,61 @@ def vae_loss(x, mean, log_std, noise, decode, beta=1.0):
 # pool: derivation
 
 # %% [markdown]
-# **When does a β-VAE give up its latent? (12 points)** Chapter 8 showed that a unit which the decoder ignores is switched off. Now find
-# out when the decoder *should* ignore it. The data are numbers $x$ with mean 0 and variance $\tau^2>0$. The model is
+# ## When does a β-VAE give up its latent? (12 points)
 #
-# $$p(z)=\mathcal N(0,1),\qquad p_\theta(x\mid z)=\mathcal N(wz,\sigma^2),\qquad q_\phi(z\mid x)=\mathcal N(vx,s^2),$$
+# Chapter 8 showed that a unit which the decoder
+# ignores is switched off. Now find out when the decoder *should* ignore it. The data are numbers $x$ with
+# mean 0 and variance $\tau^2>0$. The model is
+#
+# $$
+# p(z)=\mathcal N(0,1),\qquad p_\theta(x\mid z)=\mathcal N(wz,\sigma^2),\qquad
+# q_\phi(z\mid x)=\mathcal N(vx,s^2),
+# $$
 #
 # with $\sigma^2$ fixed. Learned are $w$, $v$ and $s>0$. The objective, to be maximised, is
-# $F=\mathbb E_x\bigl[\mathbb E_{q_\phi}[\log p_\theta(x\mid z)]-\beta\,\mathrm{KL}(q_\phi(z\mid x)\,\|\,p(z))\bigr]$ with $\beta>0$.
+# $F=\mathbb E_x\bigl[\mathbb E_{q_\phi}[\log p_\theta(x\mid z)]-
+# \beta\,\mathrm{KL}(q_\phi(z\mid x)\,\|\,p(z))\bigr]$
+# with $\beta>0$.
 #
 # 1. Write $F$ as a function of $w$, $v$ and $s^2$, without any expectation. (3 points)
 # 2. For a fixed $w$ find the best $v$ and $s^2$. (3 points)
-# 3. Insert them. Show that $F=-\frac\beta2\bigl(\frac{\tau^2}{u}+\log\frac uc\bigr)+\text{const}$ with $c=\beta\sigma^2$
-#    and $u=w^2+c$, and find the best $w$. When is it 0? What are $v$ and $s^2$ then? (4 points)
-# 4. Take $\tau^2={{DATA_VARIANCE}}$, $\sigma^2={{NOISE_VARIANCE}}$ and $\beta={{BETA_LINEAR}}$. Give $w^2$ and the variance
-#    of $x$ under the learned model. From which $\beta$ on is the latent unused? For which $\beta$ does the model's variance
-#    equal that of the data? (2 points)
+# 3. Insert them. Show that $F=-\frac\beta2\bigl(\frac{\tau^2}{u}+\log\frac uc\bigr)+\text{const}$ with
+#    $c=\beta\sigma^2$ and $u=w^2+c$, and find the best $w$. When is it 0? What are $v$ and $s^2$ then? (4
+#    points)
+# 4. Take $\tau^2={{DATA_VARIANCE}}$, $\sigma^2={{NOISE_VARIANCE}}$ and $\beta={{BETA_LINEAR}}$. Give $w^2$
+#    and the variance of $x$ under the learned model. From which $\beta$ on is the latent unused? For which
+#    $\beta$ does the model's variance equal that of the data? (2 points)
 
 # %% [raw]
 # # BEGIN SOLUTION
 
 # %% [markdown]
-# 1. Given $x$, write $z=vx+s\varepsilon$ with $\varepsilon\sim\mathcal N(0,1)$. Then $x-wz=(1-wv)x-ws\varepsilon$, and $x$ and $\varepsilon$ are
-#    independent with mean 0, so $\mathbb E[(x-wz)^2]=(1-wv)^2\tau^2+w^2s^2$. The KL is $\frac12(v^2x^2+s^2-1-\log s^2)$. Hence
-#    $$F=-\tfrac12\log(2\pi\sigma^2)-\frac{(1-wv)^2\tau^2+w^2s^2}{2\sigma^2}-\frac\beta2\bigl(v^2\tau^2+s^2-1-\log s^2\bigr).$$
-# 2. $F$ is a concave quadratic in $v$ plus a function of $s^2$ that is concave, too. The zeros of the derivatives are the maximum:
+# 1. Given $x$, write $z=vx+s\varepsilon$ with $\varepsilon\sim\mathcal N(0,1)$. Then
+#    $x-wz=(1-wv)x-ws\varepsilon$, and $x$ and $\varepsilon$ are independent with mean 0, so
+#    $\mathbb E[(x-wz)^2]=(1-wv)^2\tau^2+w^2s^2$. The KL is $\frac12(v^2x^2+s^2-1-\log s^2)$. Hence
+#    $$F=-\tfrac12\log(2\pi\sigma^2)-\frac{(1-wv)^2\tau^2+w^2s^2}{2\sigma^2}
+#    -\frac\beta2\bigl(v^2\tau^2+s^2-1-\log s^2\bigr).$$
+# 2. $F$ is a concave quadratic in $v$ plus a function of $s^2$ that is concave, too. The zeros of the
+#    derivatives are the maximum:
 #    $$\frac{w(1-wv)\tau^2}{\sigma^2}=\beta v\tau^2\ \Rightarrow\ v=\frac w{w^2+\beta\sigma^2},\qquad
 #    \frac{w^2}{\sigma^2}+\beta=\frac\beta{s^2}\ \Rightarrow\ s^2=\frac{\beta\sigma^2}{w^2+\beta\sigma^2}.$$
-# 3. With $c=\beta\sigma^2$ and $u=w^2+c$: $v=w/u$, $1-wv=c/u$, $s^2=c/u$. Since $\frac1{2\sigma^2}=\frac\beta{2c}$,
-#    $$F=\text{const}-\frac\beta2\Bigl[\frac{c\tau^2}{u^2}+\frac{w^2}{u}+\frac{w^2\tau^2}{u^2}+\frac cu-1+\log\frac uc\Bigr].$$
-#    First and third term add up to $\tau^2(c+w^2)/u^2=\tau^2/u$; second and fourth to 1, which cancels $-1$. This is the claim.
-#    The function $\tau^2/u+\log u$ has the derivative $(u-\tau^2)/u^2$: it falls up to $u=\tau^2$ and rises after it. Allowed are $u\ge c$.
-#    So $u=\max(\tau^2,c)$, that is
+# 3. With $c=\beta\sigma^2$ and $u=w^2+c$: $v=w/u$, $1-wv=c/u$, $s^2=c/u$. Since
+#    $\frac1{2\sigma^2}=\frac\beta{2c}$,
+#    $$F=\text{const}-\frac\beta2\Bigl[\frac{c\tau^2}{u^2}+\frac{w^2}{u}+\frac{w^2\tau^2}{u^2}
+#    +\frac cu-1+\log\frac uc\Bigr].$$
+#    First and third term add up to $\tau^2(c+w^2)/u^2=\tau^2/u$; second and fourth to 1, which cancels $-1$.
+#    This is the claim. The function $\tau^2/u+\log u$ has the derivative $(u-\tau^2)/u^2$: it falls up to
+#    $u=\tau^2$ and rises after it. Allowed are $u\ge c$. So $u=\max(\tau^2,c)$, that is
 #    $$w^2=\max(0,\ \tau^2-\beta\sigma^2).$$
-#    The weight is 0 exactly if $\tau^2\le\beta\sigma^2$. Then $v=0$ and $s^2=1$: posterior equals prior, the collapse. It is the global optimum of the
-#    objective, no failure of the optimiser.
-# 4. $w^2={{DATA_VARIANCE}}-{{BETA_LINEAR}}\cdot{{NOISE_VARIANCE}}={{WEIGHT_SQUARED}}$ (then $v^2={{CODE_SLOPE_SQUARED}}$ and $s^2={{CODE_VARIANCE}}$). The model's
-#    variance is $w^2+\sigma^2={{MODEL_VARIANCE}}$, not {{DATA_VARIANCE}}. The latent is unused from $\beta=\tau^2/\sigma^2={{THRESHOLD_BETA}}$ on. In general the model's
-#    variance is $\tau^2-(\beta-1)\sigma^2$ while $w\ne0$: it equals $\tau^2$ only for $\beta=1$, where the objective is a bound and the bound is tight.
-#    (In the collapsed regime the model's variance is $\sigma^2$. It equals $\tau^2$ only if $\tau^2=\sigma^2$, and then for every $\beta\ge1$.)
+#    The weight is 0 exactly if $\tau^2\le\beta\sigma^2$. Then $v=0$ and $s^2=1$: posterior equals prior, the
+#    collapse. It is the global optimum of the objective, no failure of the optimiser.
+# 4. $w^2={{DATA_VARIANCE}}-{{BETA_LINEAR}}\cdot{{NOISE_VARIANCE}}={{WEIGHT_SQUARED}}$ (then
+#    $v^2={{CODE_SLOPE_SQUARED}}$ and $s^2={{CODE_VARIANCE}}$). The model's variance is
+#    $w^2+\sigma^2={{MODEL_VARIANCE}}$, not {{DATA_VARIANCE}}. The latent is unused from
+#    $\beta=\tau^2/\sigma^2={{THRESHOLD_BETA}}$ on. In general the model's variance is
+#    $\tau^2-(\beta-1)\sigma^2$ while $w\ne0$: it equals $\tau^2$ only for $\beta=1$, where the objective is
+#    a bound and the bound is tight. (In the collapsed regime the model's variance is $\sigma^2$. It equals
+#    $\tau^2$ only if $\tau^2=\sigma^2$, and then for every $\beta\ge1$.)
 
 # %% [raw]
 # # END SOLUTION
@@ -434,16 +468,22 @@ def vae_loss(x, mean, log_std, noise, decode, beta=1.0):
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **12 points.** Part 1: expected square 2 (the term $w^2s^2$ is one of them), KL 1. Part 2: $v$ 1.5, $s^2$ 1.5. Part 3: insertion 2, minimisation over
-# $u\ge c$ with the boundary case 1.5, values at the collapse 0.5. Part 4: 0.5 for each of the four numbers.
+# **12 points.** Part 1: expected square 2 (the term $w^2s^2$ is one of them), KL 1. Part 2: $v$ 1.5, $s^2$
+# 1.5. Part 3: insertion 2, minimisation over $u\ge c$ with the boundary case 1.5, values at the collapse
+# 0.5. Part 4: 0.5 for each of the four numbers.
 #
 # Typical wrong answers and what they earn:
 #
-# - The code is put at its mean, so that $w^2s^2$ is missing: part 1 earns 1, part 2 only $v$ (1.5). Then $s^2=1$ always; stop there: 2.5.
-# - KL without the ½: part 1 loses 1; all that follows with $2\beta$ for $\beta$ and is consistent: full marks for it. 11.
-# - $s$ and $s^2$ confused in the derivative ($\log s^2$ differentiated as $1/s$ in $s^2$): loses 1 in part 2, part 3 cannot come out; up to 1 for the method there. 7.
-# - Only the stationary point $u=\tau^2$, without the constraint $u\ge c$: part 3 loses 1.5 and part 4 the threshold (0.5). 10.
-# - "It collapses because the optimiser is stuck": the derivation may be right; loses the 0.5 of the values at the collapse.
+# - The code is put at its mean, so that $w^2s^2$ is missing: part 1 earns 1, part 2 only $v$ (1.5). Then
+#   $s^2=1$ always; stop there: 2.5.
+# - KL without the ½: part 1 loses 1; all that follows with $2\beta$ for $\beta$ and is consistent: full
+#   marks for it. 11.
+# - $s$ and $s^2$ confused in the derivative ($\log s^2$ differentiated as $1/s$ in $s^2$): loses 1 in part
+#   2, part 3 cannot come out; up to 1 for the method there. 7.
+# - Only the stationary point $u=\tau^2$, without the constraint $u\ge c$: part 3 loses 1.5 and part 4 the
+#   threshold (0.5). 10.
+# - "It collapses because the optimiser is stuck": the derivation may be right; loses the 0.5 of the values
+#   at the collapse.
 # - Model variance given as $w^2$, or as $w^2s^2+\sigma^2$: loses 0.5.
 # - Only the final formula $w^2=\max(0,\tau^2-\beta\sigma^2)$ and the numbers, no steps: 4.
 
@@ -453,23 +493,25 @@ def vae_loss(x, mean, log_std, noise, decode, beta=1.0):
 # %% [raw]
 # # END QUESTION
 
-# %% [markdown]
-# ## A mixture as the prior
-
 # %% [raw]
 # # BEGIN QUESTION
 # name: mixture_kl
 # points: 12
 
 # %% [markdown]
-# **The KL to a mixture (12 points).** The prior is
-# $p_\theta(\mathbf z)=\sum_c\pi_c\,\mathcal N(\mathbf z;\mathbf m_c,\operatorname{diag}\mathbf s_c^2)$. Its parameters are `logits`, of shape $(C,)$
-# ($\pi$ is their softmax: they need not be normalised), `means` and `log_stds`, of shape $(C, L)$. The encoder gives `mean` and `log_std` of shape
-# $(B, L)$, and `noise` of shape $(B, L)$ is standard normal.
+# ## The KL to a mixture (12 points)
 #
-# Write `mixture_kl`: the one-sample estimate $\log q_\phi(\mathbf z_b\mid\mathbf x_b)-\log p_\theta(\mathbf z_b)$ at the reparametrised sample of each image, shape $(B,)$, in nats.
-# The gradient must reach all five parameters, and a code 60 standard deviations away from every component must not break it.
-# `MixtureSameFamily` and the mixture of `course_lib` are not allowed.
+# The prior is
+# $p_\theta(\mathbf z)=\sum_c\pi_c\,\mathcal N(\mathbf z;\mathbf m_c,\operatorname{diag}\mathbf s_c^2)$. Its
+# parameters are `logits`, of shape $(C,)$ ($\pi$ is their softmax: they need not be normalised), `means` and
+# `log_stds`, of shape $(C, L)$. The encoder gives `mean` and `log_std` of shape $(B, L)$, and `noise` of
+# shape $(B, L)$ is standard normal.
+#
+# Write `mixture_kl`: the one-sample estimate
+# $\log q_\phi(\mathbf z_b\mid\mathbf x_b)-\log p_\theta(\mathbf z_b)$ at the reparametrised sample of each
+# image, shape $(B,)$, in nats. The gradient must reach all five parameters, and a code 60 standard
+# deviations away from every component must not break it. `MixtureSameFamily` and the mixture of `course_lib`
+# are not allowed.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -477,7 +519,7 @@ def vae_loss(x, mean, log_std, noise, decode, beta=1.0):
 
 # %%
 def mixture_kl(mean, log_std, noise, logits, means, log_stds):
-    """One-sample KL to the mixture, (B,): mean, log_std, noise (B, L); logits (C,); means, log_stds (C, L)."""
+    """One-sample KL, (B,), nats: mean, log_std, noise (B, L); logits (C,); means, log_stds (C, L)."""
     # BEGIN SOLUTION
     def log_normal(z, mean, log_std):
         return (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
@@ -504,15 +546,18 @@ def test_one_component(mixture_kl):
     import torch
     from torch.distributions import Normal
     from course_lib.answer_checks import bounded, compare
-    forbidden = ["course_lib.distributions.diagonal_normal_mixture", "torch.distributions.MixtureSameFamily.log_prob"]
+    forbidden = ["course_lib.distributions.diagonal_normal_mixture",
+                 "course_lib.distributions.DiagonalNormalMixture.component_log_prob",
+                 "torch.distributions.MixtureSameFamily.log_prob"]
     noise = torch.Generator().manual_seed({{SEED}} + 11)
-    mean, log_std, eps = (0.5 * torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
-    means, log_stds = (0.5 * torch.randn(1, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(2))
+    B, L = {{BATCH}}, {{N_LATENTS}}
+    mean, log_std, eps = (0.5 * torch.randn(B, L, generator=noise, dtype=torch.float64) for _ in range(3))
+    means, log_stds = (0.5 * torch.randn(1, L, generator=noise, dtype=torch.float64) for _ in range(2))
     logits = torch.tensor([0.7], dtype=torch.float64)
     seen = bounded(mixture_kl, mean, log_std, eps, logits, means, log_stds, without=forbidden)
     z = mean + log_std.exp() * eps
-    log_q = Normal(mean, log_std.exp()).log_prob(z).sum(-1)
-    log_p = Normal(means, log_stds.exp()).log_prob(z).sum(-1)
+    q, component = Normal(mean, log_std.exp()), Normal(means, log_stds.exp())
+    log_q, log_p = q.log_prob(z).sum(-1), component.log_prob(z).sum(-1)
     half = Normal(means, (0.5 * log_stds).exp()).log_prob(z).sum(-1)
     compare("the one-sample KL to one component", seen, log_q - log_p, {
         "the sign is flipped": log_p - log_q,
@@ -521,9 +566,9 @@ def test_one_component(mixture_kl):
         "−log σ is missing from log q": log_q + log_std.sum(-1) - log_p,
         "−log s is missing from the component's log-density": log_q - log_p - log_stds.sum(),
         "this is the closed form; the value at the sample is asked for":
-            torch.distributions.kl_divergence(Normal(mean, log_std.exp()), Normal(means, log_stds.exp())).sum(-1),
+            torch.distributions.kl_divergence(q, component).sum(-1),
         "this is the density at the mean, not at the sample":
-            Normal(mean, log_std.exp()).log_prob(mean).sum(-1) - Normal(means, log_stds.exp()).log_prob(mean).sum(-1),
+            (q.log_prob(mean) - component.log_prob(mean)).sum(-1),
     })
 
 # %%
@@ -535,12 +580,14 @@ def test_mixture(mixture_kl):
     import torch
     from torch.distributions import Normal
     from course_lib.answer_checks import bounded, compare
-    forbidden = ["course_lib.distributions.diagonal_normal_mixture", "torch.distributions.MixtureSameFamily.log_prob"]
+    forbidden = ["course_lib.distributions.diagonal_normal_mixture",
+                 "course_lib.distributions.DiagonalNormalMixture.component_log_prob",
+                 "torch.distributions.MixtureSameFamily.log_prob"]
     noise = torch.Generator().manual_seed({{SEED}} + 12)
-    mean, log_std, eps = (0.5 * torch.randn({{BATCH}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(3))
-    means, log_stds = (
-        0.5 * torch.randn({{N_COMPONENTS}}, {{N_LATENTS}}, generator=noise, dtype=torch.float64) for _ in range(2)
-    )
+    B, L = {{BATCH}}, {{N_LATENTS}}
+    mean, log_std, eps = (0.5 * torch.randn(B, L, generator=noise, dtype=torch.float64) for _ in range(3))
+    C = {{N_COMPONENTS}}
+    means, log_stds = (0.5 * torch.randn(C, L, generator=noise, dtype=torch.float64) for _ in range(2))
     logits = torch.randn({{N_COMPONENTS}}, generator=noise, dtype=torch.float64)
     seen = bounded(mixture_kl, mean, log_std, eps, logits, means, log_stds, without=forbidden)
     z = mean + log_std.exp() * eps
@@ -549,7 +596,8 @@ def test_mixture(mixture_kl):
     log_pi = logits.log_softmax(0)
     truth = log_q - (log_pi + log_c).logsumexp(-1)
     compare("the one-sample KL to the mixture", seen, truth, {
-        "the mean of the logs was taken: it must be the log of the sum": log_q - (log_pi.exp() * log_c).sum(-1),
+        "the mean of the logs was taken: it must be the log of the sum":
+            log_q - (log_pi.exp() * log_c).sum(-1),
         "only the nearest component was used": log_q - log_c.amax(-1),
         "only the largest term of the sum was used": log_q - (log_pi + log_c).amax(-1),
         "the weights π are missing": log_q - log_c.logsumexp(-1),
@@ -568,7 +616,9 @@ def test_gradient(mixture_kl):
     import torch
     from torch.distributions import Normal
     from course_lib.answer_checks import bounded, compare
-    forbidden = ["course_lib.distributions.diagonal_normal_mixture", "torch.distributions.MixtureSameFamily.log_prob"]
+    forbidden = ["course_lib.distributions.diagonal_normal_mixture",
+                 "course_lib.distributions.DiagonalNormalMixture.component_log_prob",
+                 "torch.distributions.MixtureSameFamily.log_prob"]
     noise = torch.Generator().manual_seed({{SEED}} + 13)
     mean, log_std, eps = (0.5 * torch.randn(4, 3, generator=noise, dtype=torch.float64) for _ in range(3))
     means, log_stds = (0.5 * torch.randn(4, 3, generator=noise, dtype=torch.float64) for _ in range(2))
@@ -603,7 +653,9 @@ def test_far(mixture_kl):
     import torch
     from torch.distributions import Normal
     from course_lib.answer_checks import bounded, compare
-    forbidden = ["course_lib.distributions.diagonal_normal_mixture", "torch.distributions.MixtureSameFamily.log_prob"]
+    forbidden = ["course_lib.distributions.diagonal_normal_mixture",
+                 "course_lib.distributions.DiagonalNormalMixture.component_log_prob",
+                 "torch.distributions.MixtureSameFamily.log_prob"]
     noise = torch.Generator().manual_seed({{SEED}} + 14)
     mean = 60 + torch.randn(3, 2, generator=noise, dtype=torch.float64)
     log_std, eps = (torch.randn(3, 2, generator=noise, dtype=torch.float64) for _ in range(2))
@@ -614,7 +666,8 @@ def test_far(mixture_kl):
     z = mean + log_std.exp() * eps
     log_c = Normal(means, log_stds.exp()).log_prob(z[:, None]).sum(-1)
     truth = Normal(mean, log_std.exp()).log_prob(z).sum(-1) - (logits.log_softmax(0) + log_c).logsumexp(-1)
-    compare("the one-sample KL of a far code (densities underflow there; stay in log-space)", seen, truth, rtol=1e-8, show=False)
+    what = "the one-sample KL of a far code (densities underflow there; stay in log-space)"
+    compare(what, seen, truth, rtol=1e-8, show=False)
 
 # %% [raw]
 # # END TESTS
@@ -727,21 +780,21 @@ def mixture_kl(mean, log_std, noise, logits, means, log_stds):
 # %% [raw]
 # # END QUESTION
 
-# %% [markdown]
-# ## Importance weights
-
 # %% [raw]
 # # BEGIN QUESTION
 # name: iwae_bound
 # points: 10
 
 # %% [markdown]
-# **The importance-weighted bound, from repeated images (10 points).** A program repeats each of $B$ images $K$ times with
-# `x.repeat_interleave(K, 0)`, draws one code for each of the $B\cdot K$ rows, and hands you three vectors of shape $(B\cdot K,)$, in the order of those
-# rows: $\log p_\theta(\mathbf x\mid\mathbf z)$, $\log p(\mathbf z)$ and $\log q_\phi(\mathbf z\mid\mathbf x)$.
+# ## The importance-weighted bound, from repeated images (10 points)
 #
-# Write `iwae_bound`: $\log\frac1K\sum_k w_k$ for each image, shape $(B,)$, in nats. Log-weights of $-5000$ must not break it.
-# The functions of `course_lib` are not allowed.
+# A program repeats each of $B$ images
+# $K$ times with `x.repeat_interleave(K, 0)`, draws one code for each of the $B\cdot K$ rows, and hands you
+# three vectors of shape $(B\cdot K,)$, in the order of those rows: $\log p_\theta(\mathbf x\mid\mathbf z)$,
+# $\log p(\mathbf z)$ and $\log q_\phi(\mathbf z\mid\mathbf x)$.
+#
+# Write `iwae_bound`: $\log\frac1K\sum_k w_k$ for each image, shape $(B,)$, in nats. Log-weights of $-5000$
+# must not break it. The functions of `course_lib` are not allowed.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -785,16 +838,18 @@ name: several samples
 points: 4
 """ # END TEST CONFIG
 def test_several(iwae_bound):
+    import math
     import torch
     from course_lib.answer_checks import bounded, compare
     noise = torch.Generator().manual_seed({{SEED}} + 22)
     B, K = {{BATCH}}, {{N_SAMPLES}}
     a, b, c = (2 * torch.randn(B * K, generator=noise, dtype=torch.float64) - 3 for _ in range(3))
     seen = bounded(iwae_bound, a, b, c, K, without=["course_lib.distributions.log_mean_exp"])
-    log_w, log_k = a + b - c, torch.tensor(float(K)).log()
+    log_w, log_k = a + b - c, math.log(K)
     rows, kl = log_w.reshape(B, K), (c - b).reshape(B, K).mean(1, keepdim=True)
     compare(f"the bound with K = {K}", seen, rows.logsumexp(1) - log_k, {
-        "you folded the rows as (sample, image), but they are (image, sample): weights of different images were averaged":
+        "you folded the rows as (sample, image), but they are (image, sample): "
+        "weights of different images were averaged":
             log_w.reshape(K, B).logsumexp(0) - log_k,
         "mean of the logs: it must be the log of the mean (this is an ELBO for every K)": rows.mean(1),
         "−log K is missing: it is the mean of the weights, not their sum": rows.logsumexp(1),
@@ -811,6 +866,7 @@ points: 4
 hidden: true
 """ # END TEST CONFIG
 def test_small(iwae_bound):
+    import math
     import torch
     from course_lib.answer_checks import bounded, compare
     noise = torch.Generator().manual_seed({{SEED}} + 23)
@@ -818,7 +874,7 @@ def test_small(iwae_bound):
     a, b, c = (3 * torch.randn(B * K, generator=noise, dtype=torch.float64) for _ in range(3))
     a = a - 5000
     seen = bounded(iwae_bound, a, b, c, K, without=["course_lib.distributions.log_mean_exp"])
-    log_w, log_k = a + b - c, torch.tensor(6.0).log()
+    log_w, log_k = a + b - c, math.log(6)
     compare("the bound with log-weights near −5000 (the weights themselves underflow)", seen,
             log_w.reshape(B, K).logsumexp(1) - log_k, {
         "the rows are (image, sample)": log_w.reshape(K, B).logsumexp(0) - log_k,
@@ -905,13 +961,17 @@ def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
 # pool: gradient
 
 # %% [markdown]
-# **The surrogate loss of IWAE (10 points).** Chapter 12 gives the gradient of the bound as
-# $\nabla\mathcal L_K=\mathbb E\bigl[\sum_k\tilde w_k\nabla\log w_k\bigr]$ with $\tilde w_k=w_k/\sum_jw_j$. Much published code builds it as a loss.
-# Given `log_w` of shape $(K, B)$, which carries gradients of encoder and decoder, return the scalar
+# ## The surrogate loss of IWAE (10 points)
+#
+# Chapter 12 gives the gradient of the bound as
+# $\nabla\mathcal L_K=\mathbb E\bigl[\sum_k\tilde w_k\nabla\log w_k\bigr]$ with $\tilde w_k=w_k/\sum_jw_j$.
+# Much published code builds it as a loss. Given `log_w` of shape $(K, B)$, which carries gradients of
+# encoder and decoder, return the scalar
 #
 # $$-\frac1B\sum_b\sum_k\tilde w_{kb}\log w_{kb}$$
 #
-# such that its gradient is that of $-\frac1B\sum_b\mathcal L_K(\mathbf x_b)$. (Its *value* is no bound of anything: never report it.)
+# such that its gradient is that of $-\frac1B\sum_b\mathcal L_K(\mathbf x_b)$. (Its *value* is no bound of
+# anything: never report it.)
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -945,7 +1005,8 @@ def test_value(iwae_surrogate):
     truth = -(log_w.softmax(0) * log_w).sum(0).mean()
     compare("the value of the surrogate", seen, truth, {
         "the sign is flipped: it is a loss": -truth,
-        "the weights are normalised along the wrong axis: over images": -(log_w.softmax(1) * log_w).sum(0).mean(),
+        "the weights are normalised along the wrong axis: over images":
+            -(log_w.softmax(1) * log_w).sum(0).mean(),
         "the sum over the images was taken, it must be their mean": truth * log_w.shape[1],
         "the mean over the samples was taken: the weights add up to 1 already": truth / log_w.shape[0],
         "all weights are equal: this is the ELBO": -log_w.mean(),
@@ -974,11 +1035,13 @@ def test_gradient(iwae_surrogate):
 
     truth = -log_w.detach().softmax(0) / log_w.shape[1]
     compare("the gradient of the surrogate in log w", gradient(seen), truth, {
-        "the weights are coefficients and must be constants: detach them": gradient(-(log_w.softmax(0) * log_w).sum(0).mean()),
+        "the weights are coefficients and must be constants: detach them":
+            gradient(-(log_w.softmax(0) * log_w).sum(0).mean()),
         "it points uphill": -truth,
         "the weights are normalised over the images": -log_w.detach().softmax(1) / log_w.shape[1],
         "all samples count alike": torch.full_like(truth, -1 / truth.numel()),
-        "the weights are squared: that belongs to the doubly reparametrised gradient": -log_w.detach().softmax(0) ** 2 / log_w.shape[1],
+        "the weights are squared: that belongs to the doubly reparametrised gradient":
+            -log_w.detach().softmax(0) ** 2 / log_w.shape[1],
         "the sum over the images was taken": truth * log_w.shape[1],
     })
 
@@ -1080,13 +1143,18 @@ def iwae_surrogate(log_w):
 # pool: gradient
 
 # %% [markdown]
-# **The doubly reparametrised gradient as a loss (10 points).** Chapter 12 gives the encoder's gradient with the better signal-to-noise ratio as
-# $\nabla_\phi\mathcal L_K=\mathbb E\bigl[\sum_k\tilde w_k^2\,\frac{\partial\log w_k}{\partial\mathbf z_k}\nabla_\phi\mathbf z_k\bigr]$. Here `mean` and `log_std`, of
-# shape $(B, L)$, are the encoder's answer, `noise` of shape $(K, B, L)$ is standard normal, and `log_joint` is a function that turns codes of shape $(K, B, L)$ into
+# ## The doubly reparametrised gradient as a loss (10 points)
+#
+# Chapter 12 gives the encoder's gradient with
+# the better signal-to-noise ratio as
+# $\nabla_\phi\mathcal L_K=\mathbb E\bigl[\sum_k\tilde w_k^2\,
+# \frac{\partial\log w_k}{\partial\mathbf z_k}\nabla_\phi\mathbf z_k\bigr]$.
+# Here `mean` and `log_std`, of shape $(B, L)$, are the encoder's answer, `noise` of shape $(K, B, L)$ is
+# standard normal, and `log_joint` is a function that turns codes of shape $(K, B, L)$ into
 # $\log p_\theta(\mathbf x_b,\mathbf z_{kb})$, shape $(K, B)$.
 #
-# Return a scalar whose gradient in `mean` and `log_std` is minus the average over images of that sum. Only this gradient is graded; the scalar's value is up to you.
-# The functions of `course_lib` are not allowed.
+# Return a scalar whose gradient in `mean` and `log_std` is minus the average over images of that sum. Only
+# this gradient is graded; the scalar's value is up to you. The functions of `course_lib` are not allowed.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1154,7 +1222,8 @@ def test_gradient(dreg_surrogate):
         raise AssertionError("the gradient: the loss carries none, although it should pass through z")
 
     def gradient(value):
-        return torch.stack(torch.autograd.grad(value, [mean, log_std], retain_graph=True, materialize_grads=True))
+        grads = torch.autograd.grad(value, [mean, log_std], retain_graph=True, materialize_grads=True)
+        return torch.stack(grads)
 
     z = mean + log_std.exp() * eps
     full = log_joint(z) - Normal(mean, log_std.exp()).log_prob(z).sum(-1)
@@ -1163,10 +1232,13 @@ def test_gradient(dreg_surrogate):
     truth = gradient(-(share**2 * path).sum(0).mean())
     compare("the gradient in (μ, log σ)", gradient(seen.sum()), truth, {
         "the weights are not squared": gradient(-(share * path).sum(0).mean()),
-        "the score of q is still in it: q's density must see μ and σ through z only": gradient(-(share**2 * full).sum(0).mean()),
+        "the score of q is still in it: q's density must see μ and σ through z only":
+            gradient(-(share**2 * full).sum(0).mean()),
         "this is the plain gradient of the bound": gradient(-full.logsumexp(0).mean()),
-        "the squared weights are coefficients: detach them": gradient(-(path.softmax(0) ** 2 * path).sum(0).mean()),
-        "the weights are normalised over the images": gradient(-(path.detach().softmax(1) ** 2 * path).sum(0).mean()),
+        "the squared weights are coefficients: detach them":
+            gradient(-(path.softmax(0) ** 2 * path).sum(0).mean()),
+        "the weights are normalised over the images":
+            gradient(-(path.detach().softmax(1) ** 2 * path).sum(0).mean()),
         "it points uphill": -truth,
         "the sum over the images was taken": B * truth,
     })
@@ -1194,8 +1266,8 @@ def test_other_sizes(dreg_surrogate):
     path = log_joint(z) - Normal(mean.detach(), log_std.detach().exp()).log_prob(z).sum(-1)
     loss = -(path.detach().softmax(0) ** 2 * path).sum(0).mean()
     got, truth = (
-        torch.stack(torch.autograd.grad(value.sum(), [mean, log_std], materialize_grads=True, retain_graph=True))
-        for value in (seen, loss)
+        torch.stack(torch.autograd.grad(v.sum(), [mean, log_std], retain_graph=True, materialize_grads=True))
+        for v in (seen, loss)
     )
     compare("the gradient in (μ, log σ)", got, truth, {"it points uphill": -truth}, show=False)
 
@@ -1293,17 +1365,24 @@ def dreg_surrogate(mean, log_std, noise, log_joint):
 # points: 12
 
 # %% [markdown]
-# **Measure the bias (12 points).** For large $K$ the gap $\log p_\theta(\mathbf x)-\mathcal L_K$ is $V/(2K)$, with $V$ the variance of
-# $r=w/p_\theta(\mathbf x)$. Measure it where $r$ is known: the exact posterior is $\mathcal N(0,1)$, and the encoder is
-# $\mathcal N(a,c^2)$ with $a={{SHIFT}}$ and standard deviation $c={{SCALE}}$, wider than the posterior. So $r=p(u)/q(u)$ at $u\sim q$.
+# ## Measure the bias (12 points)
 #
-# 1. Write `measured_gaps(log_r, counts)`. `log_r` of shape $(N,)$ holds values of $\log r$, and `counts` is a list of values of $K$.
-#    For each $K$ cut `log_r` into blocks of $K$ consecutive values (drop what is left over) and return the average over the blocks of
-#    $-\log\bar r_K+(\bar r_K-1)$, where $\bar r_K$ is a block's mean of $r$. The bracket has mean zero. It is a control variate: without it the noise at $K=256$ is as large as the gap.
-# 2. Draw $N=2^{20}$ values of $\log r$ from a generator with a seed of your choice. Set `gaps` to the gaps, in nats, for $K\in$ {{COUNTS}}, shape $(5,)$.
+# For large $K$ the gap $\log p_\theta(\mathbf x)-\mathcal L_K$ is
+# $V/(2K)$, with $V$ the variance of $r=w/p_\theta(\mathbf x)$. Measure it where $r$ is known: the exact
+# posterior is $\mathcal N(0,1)$, and the encoder is $\mathcal N(a,c^2)$ with $a={{SHIFT}}$ and standard
+# deviation $c={{SCALE}}$, wider than the posterior. So $r=p(u)/q(u)$ at $u\sim q$.
+#
+# 1. Write `measured_gaps(log_r, counts)`. `log_r` of shape $(N,)$ holds values of $\log r$, and `counts` is
+#    a list of values of $K$. For each $K$ cut `log_r` into blocks of $K$ consecutive values (drop what is
+#    left over) and return the average over the blocks of $-\log\bar r_K+(\bar r_K-1)$, where $\bar r_K$ is a
+#    block's mean of $r$. The bracket has mean zero. It is a control variate: without it the noise at $K=256$
+#    is as large as the gap.
+# 2. Draw $N=2^{20}$ values of $\log r$ from a generator with a seed of your choice. Set `gaps` to the gaps,
+#    in nats, for $K\in$ {{COUNTS}}, shape $(5,)$.
 # 3. Set `slope` to the slope of the least-squares line through $\log$ gap against $\log K$: a number.
 #
-# The tests look at the shape of your result: gaps that fall, a slope of $-1\pm0.1$, the right size. Measure; do not insert the formula.
+# The tests look at the shape of your result: gaps that fall, a slope of $-1\pm0.1$, the right size. Measure;
+# do not insert the formula.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1324,7 +1403,7 @@ def measured_gaps(log_r, counts):
 
 # BEGIN SOLUTION NO PROMPT
 generator = torch.Generator().manual_seed({{SEED}})
-u = {{SHIFT}} + {{SCALE}} * torch.randn(2**20, generator=generator)
+u = {{SHIFT}} + {{SCALE}} * torch.randn(2**20, generator=generator, dtype=torch.float64)
 posterior, encoder = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal({{SHIFT}}, {{SCALE}})
 log_r = posterior.log_prob(u) - encoder.log_prob(u)
 log_counts = torch.tensor({{COUNTS}}).double().log()
@@ -1407,14 +1486,15 @@ def test_slope(gaps, slope):
     fit = float((x * y).sum() / (x * x).sum())
     if not -1.1 <= fit <= -0.9:
         raise AssertionError(
-            f"the experiment: your gaps have the slope {fit:.2f}, not −1 ± 0.1. Has the weight a finite variance, "
-            "and is the logarithm taken after the mean?"
+            f"the experiment: your gaps have the slope {fit:.2f}, not −1 ± 0.1. Has the weight a finite "
+            "variance, and is the logarithm taken after the mean?"
         )
     if not (values.diff() < 0).all():
-        raise AssertionError("the experiment: a gap rises with K; use all 2^20 values and the control variate")
+        raise AssertionError("the experiment: a gap rises with K. Take 2^20 values and the control variate")
     plain = counts - counts.mean()
     compare("the slope of your gaps", slope, torch.tensor(fit, dtype=torch.float64), {
-        "fit the logarithm of the gap against the logarithm of K": float((plain * values).sum() / (plain * plain).sum()),
+        "fit the logarithm of the gap against the logarithm of K":
+            float((plain * values).sum() / (plain * plain).sum()),
         "fit against the logarithm of K, not against K": float((plain * y).sum() / (plain * plain).sum()),
         "take the logarithm of the gaps, too": float((x * values).sum() / (x * x).sum()),
         "the sign is flipped: the gap falls": -fit,
@@ -1439,7 +1519,8 @@ def test_size(gaps):
     values = torch.as_tensor(gaps).detach().double()
     if values.shape == counts.shape and torch.allclose(values * 2 * counts / V, one, rtol=1e-4):
         raise AssertionError("the experiment: this is the formula V/(2K), not a measurement")
-    compare("the size of your gaps, times 2K/V", values * 2 * counts / V if values.shape == counts.shape else values, one, {
+    scaled = values * 2 * counts / V if values.shape == counts.shape else values
+    compare("the size of your gaps, times 2K/V", scaled, one, {
         "c is the encoder's standard deviation, not its variance": wrong / V * one,
     }, rtol=0.17, show=False)
 
@@ -1465,7 +1546,8 @@ def measured_gaps(log_r, counts):
     blocks = [log_r[: len(log_r) // k * k].reshape(-1, k) for k in counts]
     return torch.stack([(b.exp().mean(1) - 1 - b.mean(1)).mean() for b in blocks])
 
-u = {{SHIFT}} + {{SCALE}} * torch.randn(2**16, generator=torch.Generator().manual_seed(1))
+generator = torch.Generator().manual_seed(1)
+u = {{SHIFT}} + {{SCALE}} * torch.randn(2**16, generator=generator, dtype=torch.float64)
 normal = torch.distributions.Normal
 gaps = measured_gaps(normal(0.0, 1.0).log_prob(u) - normal({{SHIFT}}, {{SCALE}}).log_prob(u), {{COUNTS}})
 slope = 0.0
@@ -1478,7 +1560,8 @@ def measured_gaps(log_r, counts):
     blocks = [log_r[: len(log_r) // k * k].reshape(-1, k).exp().mean(1) for k in counts]
     return torch.stack([(b.log() + 1 - b).mean() for b in blocks])
 
-u = {{SHIFT}} + {{SCALE}} * torch.randn(2**16, generator=torch.Generator().manual_seed(1))
+generator = torch.Generator().manual_seed(1)
+u = {{SHIFT}} + {{SCALE}} * torch.randn(2**16, generator=generator, dtype=torch.float64)
 normal = torch.distributions.Normal
 gaps = measured_gaps(normal(0.0, 1.0).log_prob(u) - normal({{SHIFT}}, {{SCALE}}).log_prob(u), {{COUNTS}})
 slope = 1.0
@@ -1486,12 +1569,12 @@ slope = 1.0
 # %%
 # wrong: an encoder that is too narrow
 # earns: 6
-# says: a finite variance
+# says: Has the weight a finite variance
 def measured_gaps(log_r, counts):
     blocks = [log_r[: len(log_r) // k * k].reshape(-1, k).exp().mean(1) for k in counts]
     return torch.stack([(b - 1 - b.log()).mean() for b in blocks])
 
-u = {{SHIFT}} + 0.55 * torch.randn(2**20, generator=torch.Generator().manual_seed(1))
+u = {{SHIFT}} + 0.55 * torch.randn(2**20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 normal = torch.distributions.Normal
 gaps = measured_gaps(normal(0.0, 1.0).log_prob(u) - normal({{SHIFT}}, 0.55).log_prob(u), {{COUNTS}})
 slope = -0.5
@@ -1517,7 +1600,8 @@ def measured_gaps(log_r, counts):
     blocks = [log_r[: len(log_r) // k * k].reshape(-1, k).exp().mean(1) for k in counts]
     return torch.stack([(b - 1 - b.log()).mean() for b in blocks])
 
-u = {{SHIFT}} + {{SCALE}} * torch.randn(2**20, generator=torch.Generator().manual_seed(1))
+generator = torch.Generator().manual_seed(1)
+u = {{SHIFT}} + {{SCALE}} * torch.randn(2**20, generator=generator, dtype=torch.float64)
 normal = torch.distributions.Normal
 gaps = measured_gaps(normal(0.0, 1.0).log_prob(u) - normal({{SHIFT}}, {{SCALE}}).log_prob(u), {{COUNTS}})
 K = torch.tensor({{COUNTS}}).double()
@@ -1532,7 +1616,7 @@ def measured_gaps(log_r, counts):
     return torch.stack([(b - 1 - b.log()).mean() for b in blocks])
 
 c = math.sqrt({{SCALE}})
-u = {{SHIFT}} + c * torch.randn(2**20, generator=torch.Generator().manual_seed(1))
+u = {{SHIFT}} + c * torch.randn(2**20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 normal = torch.distributions.Normal
 gaps = measured_gaps(normal(0.0, 1.0).log_prob(u) - normal({{SHIFT}}, c).log_prob(u), {{COUNTS}})
 K = torch.tensor({{COUNTS}}).double().log()
@@ -1551,30 +1635,45 @@ slope = float(torch.cov(torch.stack([K, gaps.log()]))[0, 1] / K.var())
 # manual: true
 
 # %% [markdown]
-# **What does a gap cost? (10 points)** With many latents $\log w$ is a sum of many terms, often nearly normal. Suppose that
-# exactly $\log w\sim\mathcal N(m,s^2)$ under $q_\phi$, and that $q_\phi$ is positive wherever the posterior is.
+# ## What does a gap cost? (10 points)
+#
+# With many latents $\log w$ is a sum of many terms, often nearly
+# normal. Suppose that exactly $\log w\sim\mathcal N(m,s^2)$ under $q_\phi$, and that $q_\phi$ is positive
+# wherever the posterior is.
 #
 # 1. Express $\log p_\theta(\mathbf x)$ and the gap $g$ of the ELBO by $m$ and $s^2$. (2 points)
 # 2. Express $V=\operatorname{Var}(w)/p_\theta(\mathbf x)^2$ by $g$. (2 points)
-# 3. Use the law $V/(2K)$: how many samples bring the gap from $g={{GAP}}$ nats down to {{TOLERANCE}} nats? How does the number grow with $g$? (2 points)
-# 4. Use only that $\mathcal L_K$ rises with $K$ to show that the law cannot hold for $K<V/(2g)$. Give that number for $g={{GAP}}$. A colleague draws a straight
-#    line through gaps at $K=1,\dots,16$ and extrapolates. What do you tell her? (2 points)
-# 5. Comment on your experiment of the question before (80 to 150 words): which slope you found and with what doubt; what would change for an encoder
-#    with $c^2<\frac12$; and why you cannot use the control variate for a real VAE. (2 points)
+# 3. Use the law $V/(2K)$: how many samples bring the gap from $g={{GAP}}$ nats down to {{TOLERANCE}} nats?
+#    How does the number grow with $g$? (2 points)
+# 4. Use only that $\mathcal L_K$ rises with $K$ to show that the law cannot hold for $K<V/(2g)$. Give that
+#    number for $g={{GAP}}$. A colleague draws a straight line through gaps at $K=1,\dots,16$ and
+#    extrapolates. What do you tell her? (2 points)
+# 5. Comment on your experiment of the question before (80 to 150 words): which slope you found and with what
+#    doubt; what would change for an encoder with $c^2<\frac12$; and why you cannot use the control variate
+#    for a real VAE. (2 points)
 
 # %% [raw]
 # # BEGIN SOLUTION
 
 # %% [markdown]
-# 1. $\mathbb E_{q_\phi}[w]=\int p_\theta(\mathbf x,\mathbf z)\,\mathrm d\mathbf z=p_\theta(\mathbf x)$, and the mean of a log-normal variable is $e^{m+s^2/2}$. So
-#    $\log p_\theta(\mathbf x)=m+\frac12s^2$. The ELBO is $\mathbb E[\log w]=m$, and $g=\frac12s^2$: the gap is half the variance of the log-weight.
-# 2. $\mathbb E[w^2]=e^{2m+2s^2}$, divided by $p_\theta(\mathbf x)^2=e^{2m+s^2}$ is $e^{s^2}$. So $V=e^{s^2}-1=e^{2g}-1$, here about {{GAP_V}}.
-# 3. $V/(2K)\le\delta$ for $K\ge(e^{2g}-1)/(2\delta)$: about {{GAP_K}} samples for $g={{GAP}}$, $\delta={{TOLERANCE}}$. It grows exponentially: every further nat of gap multiplies $K$ by $e^2\approx7.4$.
-# 4. The gap at $K$ is at most the gap at 1, which is $g$. If it were $V/(2K)$, then $V/(2K)\le g$, that is $K\ge V/(2g)$, here about {{GAP_FIRST_K}}. For smaller $K$ the law is false. Her line lies in the
-#    region before the law sets in (16 is less than that number, or not far above it); the slope there is shallower than $-1$, and its extension says nothing reliable. She must go on until the slope is $-1$, and look at the effective sample size.
-# 5. Expected: a slope near $-1$, with a repeat over seeds or a standard error (about 0.01 to 0.02 here; a small deviation comes from the $K^{-2}$ term at $K=16$). For $c^2<\frac12$ the second moment of $r$ is infinite, so $V$ is not
-#    defined, the gap falls more slowly than $1/K$, the measured slope is shallower and changes from seed to seed, and the control variate has infinite variance itself. The control variate needs $\bar r_K=\bar w_K/p_\theta(\mathbf x)$: it needs the number that we want to
-#    estimate.
+# 1. $\mathbb E_{q_\phi}[w]=\int p_\theta(\mathbf x,\mathbf z)\,\mathrm d\mathbf z=p_\theta(\mathbf x)$, and
+#    the mean of a log-normal variable is $e^{m+s^2/2}$. So $\log p_\theta(\mathbf x)=m+\frac12s^2$. The ELBO
+#    is $\mathbb E[\log w]=m$, and $g=\frac12s^2$: the gap is half the variance of the log-weight.
+# 2. $\mathbb E[w^2]=e^{2m+2s^2}$, divided by $p_\theta(\mathbf x)^2=e^{2m+s^2}$ is $e^{s^2}$. So
+#    $V=e^{s^2}-1=e^{2g}-1$, here about {{GAP_V}}.
+# 3. $V/(2K)\le\delta$ for $K\ge(e^{2g}-1)/(2\delta)$: about {{GAP_K}} samples for $g={{GAP}}$,
+#    $\delta={{TOLERANCE}}$. It grows exponentially: every further nat of gap multiplies $K$ by
+#    $e^2\approx7.4$.
+# 4. The gap at $K$ is at most the gap at 1, which is $g$. If it were $V/(2K)$, then $V/(2K)\le g$, that is
+#    $K\ge V/(2g)$, here about {{GAP_FIRST_K}}. For smaller $K$ the law is false. Her line lies in the region
+#    before the law sets in (16 is less than that number, or not far above it); the slope there is shallower
+#    than $-1$, and its extension says nothing reliable. She must go on until the slope is $-1$, and look at
+#    the effective sample size.
+# 5. Expected: a slope near $-1$, with a repeat over seeds or a standard error (about 0.01 to 0.02 here; a
+#    small deviation comes from the $K^{-2}$ term at $K=16$). For $c^2<\frac12$ the second moment of $r$ is
+#    infinite, so $V$ is not defined, the gap falls more slowly than $1/K$, the measured slope is shallower
+#    and changes from seed to seed, and the control variate has infinite variance itself. The control variate
+#    needs $\bar r_K=\bar w_K/p_\theta(\mathbf x)$: it needs the number that we want to estimate.
 
 # %% [raw]
 # # END SOLUTION
@@ -1583,17 +1682,22 @@ slope = float(torch.cov(torch.stack([K, gaps.log()]))[0, 1] / K.var())
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **10 points**, 2 for each part. Part 1: $\mathbb E_q[w]=p_\theta(\mathbf x)$ named 0.5, log-normal mean 0.5, $g$ 1. Part 2: second moment 1, $V$ in $g$ 1. Part 3: number 1 (accept one digit), exponential growth 1.
-# Part 4: monotonicity argument 1, number and answer to the colleague 1. Part 5: slope with a doubt 0.5, infinite variance and its consequence 1, $p_\theta(\mathbf x)$ unknown 0.5.
+# **10 points**, 2 for each part. Part 1: $\mathbb E_q[w]=p_\theta(\mathbf x)$ named 0.5, log-normal mean
+# 0.5, $g$ 1. Part 2: second moment 1, $V$ in $g$ 1. Part 3: number 1 (accept one digit), exponential growth
+# 1. Part 4: monotonicity argument 1, number and answer to the colleague 1. Part 5: slope with a doubt 0.5,
+# infinite variance and its consequence 1, $p_\theta(\mathbf x)$ unknown 0.5.
 #
 # Typical wrong answers and what they earn:
 #
-# - $\log p_\theta(\mathbf x)=m$ (log and mean exchanged): part 1 earns 0.5 for $\mathbb E_q[w]=p_\theta(\mathbf x)$; then $g=0$ and the rest makes no sense: 1.
+# - $\log p_\theta(\mathbf x)=m$ (log and mean exchanged): part 1 earns 0.5 for
+#   $\mathbb E_q[w]=p_\theta(\mathbf x)$; then $g=0$ and the rest makes no sense: 1.
 # - $g=s^2$ (the ½ forgotten): part 1 loses 1; parts 2 to 4 consistently with $V=e^g-1$: full marks there. 9.
-# - $V=\operatorname{Var}(\log w)=s^2$ (the variance of the log for the variance of the weight): part 2 earns 0, part 3 only 0.5 for the method (the number is far too small, the growth linear). 6.5.
+# - $V=\operatorname{Var}(\log w)=s^2$ (the variance of the log for the variance of the weight): part 2 earns
+#   0, part 3 only 0.5 for the method (the number is far too small, the growth linear). 6.5.
 # - $V=e^{s^2}$ without $-1$: loses 0.5, nothing afterwards.
 # - Part 4 by "the law holds for large $K$ only", without monotonicity: 1 of 2.
-# - Part 5: "without the control variate the result would be biased" (it has mean zero: only noisier): loses 0.5 of part 5.
+# - Part 5: "without the control variate the result would be biased" (it has mean zero: only noisier): loses
+#   0.5 of part 5.
 # - Part 5 outside 50 to 200 words: loses 0.5.
 
 # %% [raw]
@@ -1602,25 +1706,33 @@ slope = float(torch.cov(torch.stack([K, gaps.log()]))[0, 1] / K.var())
 # %% [raw]
 # # END QUESTION
 
-# %% [markdown]
-# ## Few labels
-
 # %% [raw]
 # # BEGIN QUESTION
 # name: m2_loss
 # points: 12
 
 # %% [markdown]
-# **Two bounds and a classifier (12 points).** M2 explains an image by a label $y\in\{0,\dots,C-1\}$ and a style. Somebody has already computed
-# the labelled bounds $\mathcal L(\mathbf x,y)$ of chapter 13 (*without* $\log p(y)$). The class prior need not be uniform.
+# ## Two bounds and a classifier (12 points)
 #
-# 1. `unlabelled_bound(per_label, logits, log_prior)`: `per_label` of shape $(C, B)$ holds $\mathcal L(\mathbf x_b,y)$ for every label $y$; `logits` of shape $(B, C)$ are the classifier's,
-#    so that $q_\phi(y\mid\mathbf x_b)$ is their softmax; `log_prior` of shape $(C,)$ is $\log p(y)$. Return $\mathcal U(\mathbf x_b)$ with $y$ summed out exactly, shape $(B,)$, in nats. A classifier that is certain
-#    ($q_\phi(y\mid\mathbf x)=0$ in floating point) must not break it.
-# 2. `m2_loss(labelled, y, logits, unlabelled, log_prior, alpha, rho)`: `labelled` of shape $(B,)$ holds $\mathcal L(\mathbf x_b,y_b)$ for the true labels `y`, shape $(B,)$; `logits` of shape $(B, C)$ are the classifier's for the
-#    same labelled images; `unlabelled` of shape $(B',)$ holds $\mathcal U$ of other images. Return the scalar to minimise,
+# M2 explains an image by a label $y\in\{0,\dots,C-1\}$ and a
+# style. Somebody has already computed the labelled bounds $\mathcal L(\mathbf x,y)$ of chapter 13 (*without*
+# $\log p(y)$). The class prior need not be uniform.
 #
-# $$-\rho\,\operatorname*{mean}_{b}\bigl(\mathcal L(\mathbf x_b,y_b)+\log p(y_b)\bigr)-\operatorname*{mean}_{b'}\,\mathcal U(\mathbf x_{b'})-\alpha\,\operatorname*{mean}_{b}\log q_\phi(y_b\mid\mathbf x_b).$$
+# 1. `unlabelled_bound(per_label, logits, log_prior)`: `per_label` of shape $(C, B)$ holds
+#    $\mathcal L(\mathbf x_b,y)$ for every label $y$; `logits` of shape $(B, C)$ are the classifier's, so
+#    that $q_\phi(y\mid\mathbf x_b)$ is their softmax; `log_prior` of shape $(C,)$ is $\log p(y)$. Return
+#    $\mathcal U(\mathbf x_b)$ with $y$ summed out exactly, shape $(B,)$, in nats. A classifier that is
+#    certain ($q_\phi(y\mid\mathbf x)=0$ in floating point) must not break it.
+# 2. `m2_loss(labelled, y, logits, unlabelled, log_prior, alpha, rho)`: `labelled` of shape $(B,)$ holds
+#    $\mathcal L(\mathbf x_b,y_b)$ for the true labels `y`, shape $(B,)$; `logits` of shape $(B, C)$ are the
+#    classifier's for the same labelled images; `unlabelled` of shape $(B',)$ holds $\mathcal U$ of other
+#    images. Return the scalar to minimise,
+#
+# $$
+# -\rho\,\operatorname*{mean}_{b}\bigl(\mathcal L(\mathbf x_b,y_b)+\log p(y_b)\bigr)
+# -\operatorname*{mean}_{b'}\,\mathcal U(\mathbf x_{b'})
+# -\alpha\,\operatorname*{mean}_{b}\log q_\phi(y_b\mid\mathbf x_b).
+# $$
 #
 # The functions of `course_lib` are not allowed.
 
@@ -1664,7 +1776,8 @@ def test_unlabelled(unlabelled_bound):
     per_label = 2 * torch.randn(C, B, generator=noise, dtype=torch.float64) - 6
     logits = torch.randn(B, C, generator=noise, dtype=torch.float64)
     log_prior = torch.randn(C, generator=noise, dtype=torch.float64).log_softmax(0)
-    seen = bounded(unlabelled_bound, per_label, logits, log_prior, without=["course_lib.ssvae.unlabelled_bound"])
+    seen = bounded(unlabelled_bound, per_label, logits, log_prior,
+                       without=["course_lib.ssvae.unlabelled_bound"])
     log_q, prior = logits.log_softmax(-1).T, log_prior[:, None]
     q = log_q.exp()
     over_images = logits.log_softmax(0).T
@@ -1697,8 +1810,10 @@ def test_square(unlabelled_bound):
     per_label = 2 * torch.randn(4, 4, generator=noise, dtype=torch.float64) - 6
     logits = torch.randn(4, 4, generator=noise, dtype=torch.float64)
     log_prior = torch.randn(4, generator=noise, dtype=torch.float64).log_softmax(0)
-    for name, scores in {"U(x) with B = C": logits, "U(x) of a certain classifier (0 · log 0 is 0)": 3000 * logits}.items():
-        seen = bounded(unlabelled_bound, per_label, scores, log_prior, without=["course_lib.ssvae.unlabelled_bound"])
+    cases = {"U(x) with B = C": logits, "U(x) of a certain classifier (0 · log 0 is 0)": 3000 * logits}
+    for name, scores in cases.items():
+        seen = bounded(unlabelled_bound, per_label, scores, log_prior,
+                       without=["course_lib.ssvae.unlabelled_bound"])
         log_q, flat = scores.log_softmax(-1), scores.log_softmax(0)
         prior = log_prior[:, None]
         compare(name, seen, (log_q.exp().T * (per_label + prior - log_q.T)).sum(0), {
@@ -1727,17 +1842,21 @@ def test_loss(m2_loss):
     entropy = torch.nn.functional.cross_entropy(logits, y)
     l, p, u = labelled.mean(), log_prior[y].mean(), unlabelled.mean()
     compare("the loss", seen, alpha * entropy - rho * (l + p) - u, {
-        "the classifier's term is missing: labels do not reach the classifier through the bound": -rho * (l + p) - u,
+        "the classifier's term is missing: labels do not reach the classifier through the bound":
+            -rho * (l + p) - u,
         "log p(y) of the labelled images is missing": alpha * entropy - rho * l - u,
         "the sum over the images was taken, it must be their mean":
             B * alpha * entropy - rho * (labelled + log_prior[y]).sum() - unlabelled.sum(),
-        "the classifier is rewarded for wrong labels: a sign is flipped": -alpha * entropy - rho * (l + p) - u,
+        "the classifier is rewarded for wrong labels: a sign is flipped":
+            -alpha * entropy - rho * (l + p) - u,
         "this is what to maximise; the loss is its negative": -(alpha * entropy - rho * (l + p) - u),
         "ρ weighs the labelled bound, not the unlabelled one": alpha * entropy - (l + p) - rho * u,
         "α and ρ are exchanged": rho * entropy - alpha * (l + p) - u,
         "ρ is missing": alpha * entropy - (l + p) - u,
-        "log p(y) was averaged over all labels, not taken at y": alpha * entropy - rho * (l + log_prior.mean()) - u,
-        "the logits were used as log-probabilities": -alpha * logits[torch.arange(B), y].mean() - rho * (l + p) - u,
+        "log p(y) was averaged over all labels, not taken at y":
+            alpha * entropy - rho * (l + log_prior.mean()) - u,
+        "the logits were used as log-probabilities":
+            -alpha * logits[torch.arange(B), y].mean() - rho * (l + p) - u,
     })
 
 # %%
@@ -1765,7 +1884,7 @@ def test_other_weights(m2_loss):
     }, rtol=1e-6, show=False)
     if not isinstance(seen, torch.Tensor) or not seen.requires_grad:
         raise AssertionError("the loss with other weights: no gradient reaches the classifier")
-    got, truth = (torch.autograd.grad(value, logits, materialize_grads=True)[0] for value in (seen, 70 * entropy))
+    got, truth = (torch.autograd.grad(v, logits, materialize_grads=True)[0] for v in (seen, 70 * entropy))
     compare("the gradient of the loss in the logits", got, truth, {"it points uphill": -truth}, show=False)
 
 # %% [raw]
@@ -1906,10 +2025,13 @@ def m2_loss(labelled, y, logits, unlabelled, log_prior, alpha, rho):
 # points: 8
 
 # %% [markdown]
-# **Whose labels may be used? (8 points)** Write `balanced_labels`. From the labels of all images (whole numbers, shape $(N,)$) choose at random $n$ *different* images of every
-# class that occurs, each such set with the same probability. Return their indices: shape $(C\cdot n,)$, type `int64`, in any order. All randomness must come from `generator`, a
-# `torch.Generator` on the CPU, so that its seed names the set. The classes may be of very unequal size, and at least $n$ each.
-# The function of `course_lib` is not allowed.
+# ## Whose labels may be used? (8 points)
+#
+# Write `balanced_labels`. From the labels of all images (whole
+# numbers, shape $(N,)$) choose at random $n$ *different* images of every class that occurs, each such set
+# with the same probability. Return their indices: shape $(C\cdot n,)$, type `int64`, in any order. All
+# randomness must come from `generator`, a `torch.Generator` on the CPU, so that its seed names the set. The
+# classes may be of very unequal size, and at least $n$ each. The function of `course_lib` is not allowed.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1945,8 +2067,9 @@ def test_balanced(balanced_labels):
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed({{SEED}}))]
     seen = bounded(balanced_labels, labels, n, torch.Generator().manual_seed({{SEED}} + 71),
                    without=["course_lib.labels.balanced_indices"])
-    compare("the indices' number", torch.as_tensor(-1 if seen is None or seen is Ellipsis else len(seen)), C * n, {
-        "nothing was returned; not answered yet?": -1,
+    if seen is None or seen is Ellipsis:
+        raise AssertionError("the indices: nothing was returned; not answered yet?")
+    compare("the indices' number", torch.as_tensor(len(seen)), C * n, {
         "a mask over all images was returned; return indices": len(labels),
     })
     if not isinstance(seen, torch.Tensor) or seen.dtype != torch.int64 or seen.ndim != 1:
@@ -1954,7 +2077,8 @@ def test_balanced(balanced_labels):
     if int(seen.min()) < 0 or int(seen.max()) >= len(labels):
         raise AssertionError("the indices: some name no image")
     if len(seen.unique()) < len(seen):
-        raise AssertionError(f"the indices: {len(seen) - len(seen.unique())} images are there twice; draw without replacement")
+        twice = len(seen) - len(seen.unique())
+        raise AssertionError(f"the indices: {twice} images are there twice; draw without replacement")
     counts = labels[seen].bincount(minlength=C)
     if not (counts == n).all():
         raise AssertionError(f"the indices: the classes are not balanced, they have {counts.tolist()} labels")
@@ -1982,7 +2106,7 @@ def test_seed(balanced_labels):
     if not torch.equal(draws[0], draws[1]):
         raise AssertionError("the same seed gave two different sets: take all randomness from the generator")
     if torch.equal(draws[0], draws[2]) and torch.equal(draws[0], draws[3]):
-        raise AssertionError("another seed gave the same set: these are always the first images, not random ones")
+        raise AssertionError("another seed gave the same set: always the first images, not random ones")
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -1993,7 +2117,7 @@ hidden: true
 def test_uniform(balanced_labels):
     import torch
     from course_lib.answer_checks import bounded
-    labels = torch.cat([torch.zeros(6), torch.full((12,), 4.0), torch.ones(30)]).long()  # the classes 0, 1 and 4
+    labels = torch.tensor([0] * 6 + [4] * 12 + [1] * 30)  # the classes 0, 1 and 4
     generator, counts, n_draws = torch.Generator().manual_seed({{SEED}} + 81), torch.zeros(48), 400
 
     def draw_all():
@@ -2001,14 +2125,14 @@ def test_uniform(balanced_labels):
 
     for seen in bounded(draw_all, without=["course_lib.labels.balanced_indices"]):
         if not isinstance(seen, torch.Tensor) or seen.shape != (9,) or len(seen.unique()) < 9:
-            raise AssertionError("nine different indices were expected: three for each of the classes 0, 1 and 4")
+            raise AssertionError("nine different indices were expected: three for each of three classes")
         if not (labels[seen].bincount(minlength=5) == torch.tensor([3, 3, 0, 0, 3])).all():
             raise AssertionError("the classes are not balanced")
         counts[seen] += 1
     share = 3 / torch.tensor([6.0, 30.0, 0.0, 0.0, 12.0])[labels]
     deviation = (counts - n_draws * share).abs() / (n_draws * share * (1 - share)).sqrt()
     if float(deviation.max()) > 6:
-        raise AssertionError("over 400 draws some images come too often: within a class all must be equally likely")
+        raise AssertionError("over 400 draws some images come too often: in a class all are equally likely")
 
 # %% [raw]
 # # END TESTS
@@ -2093,35 +2217,54 @@ def balanced_labels(labels, n_per_class, generator):
 # pool: derivation
 
 # %% [markdown]
-# **A label that is half known (12 points).** An annotator is sure only that the label is one of a set $S\subseteq\{0,\dots,C-1\}$, "a 4 or a 9". What is observed is
-# $(\mathbf x,\,y\in S)$. Use the M2 model and the notation of chapter 13, with $f_y=\mathcal L(\mathbf x,y)+\log p(y)\le\log p_\theta(\mathbf x,y)$. Let $r$ be any distribution on $S$ with $r_y>0$, and
+# ## A label that is half known (12 points)
+#
+# An annotator is sure only that the label is one of a set
+# $S\subseteq\{0,\dots,C-1\}$, "a 4 or a 9". What is observed is $(\mathbf x,\,y\in S)$. Use the M2 model and
+# the notation of chapter 13, with $f_y=\mathcal L(\mathbf x,y)+\log p(y)\le\log p_\theta(\mathbf x,y)$. Let
+# $r$ be any distribution on $S$ with $r_y>0$, and
 #
 # $$\mathcal U_S(\mathbf x)=\sum_{y\in S}r_y\,\bigl(f_y-\log r_y\bigr).$$
 #
-# 1. Show that $\mathcal U_S(\mathbf x)\le\log p_\theta(\mathbf x,y\in S)$, where $p_\theta(\mathbf x,y\in S)=\sum_{y\in S}p_\theta(\mathbf x,y)$. (3 points)
+# 1. Show that $\mathcal U_S(\mathbf x)\le\log p_\theta(\mathbf x,y\in S)$, where
+#    $p_\theta(\mathbf x,y\in S)=\sum_{y\in S}p_\theta(\mathbf x,y)$. (3 points)
 # 2. Write the gap as a sum of two terms that are not negative, and say what each measures. (3 points)
-# 3. Which $r$ makes $\mathcal U_S$ largest, and what is its value then? What is $\mathcal U_S$ if $S$ has one element, what if $S$ holds all labels? (3 points)
-# 4. A colleague has a classifier $q_\phi(y\mid\mathbf x)$ on all $C$ labels and uses $A=\sum_{y\in S}q_\phi(y\mid\mathbf x)\bigl(f_y-\log q_\phi(y\mid\mathbf x)\bigr)$, without renormalising. Express $A$ by
-#    $Q=\sum_{y\in S}q_\phi(y\mid\mathbf x)$ and a $\mathcal U_S$. For an image with $\log p_\theta(\mathbf x,y\in S)=-100$ nats, what does $A$ reward? (3 points)
+# 3. Which $r$ makes $\mathcal U_S$ largest, and what is its value then? What is $\mathcal U_S$ if $S$ has
+#    one element, what if $S$ holds all labels? (3 points)
+# 4. A colleague has a classifier $q_\phi(y\mid\mathbf x)$ on all $C$ labels and uses
+#    $A=\sum_{y\in S}q_\phi(y\mid\mathbf x)\bigl(f_y-\log q_\phi(y\mid\mathbf x)\bigr)$, without
+#    renormalising. Express $A$ by $Q=\sum_{y\in S}q_\phi(y\mid\mathbf x)$ and a $\mathcal U_S$. For an image
+#    with $\log p_\theta(\mathbf x,y\in S)=-100$ nats, what does $A$ reward? (3 points)
 
 # %% [raw]
 # # BEGIN SOLUTION
 
 # %% [markdown]
 # 1. With $r$ and Jensen's inequality, since $\sum_{y\in S}r_y=1$,
-#    $$\log p_\theta(\mathbf x,y\in S)=\log\sum_{y\in S}r_y\frac{p_\theta(\mathbf x,y)}{r_y}\ge\sum_{y\in S}r_y\log\frac{p_\theta(\mathbf x,y)}{r_y}\ge\sum_{y\in S}r_y(f_y-\log r_y).$$
+#    $$\log p_\theta(\mathbf x,y\in S)=\log\sum_{y\in S}r_y\frac{p_\theta(\mathbf x,y)}{r_y}
+#    \ge\sum_{y\in S}r_y\log\frac{p_\theta(\mathbf x,y)}{r_y}\ge\sum_{y\in S}r_y(f_y-\log r_y).$$
 #    The last step is $f_y\le\log p_\theta(\mathbf x,y)$, the labelled bound.
-# 2. Write $p_\theta(y\mid\mathbf x,S)=p_\theta(\mathbf x,y)/p_\theta(\mathbf x,y\in S)$ for $y\in S$. By chapter 13, $f_y=\log p_\theta(\mathbf x,y)-k_y$ with
-#    $k_y=\mathrm{KL}(q_\phi(\mathbf z\mid\mathbf x,y)\,\|\,p_\theta(\mathbf z\mid\mathbf x,y))$. Insert both:
-#    $$\mathcal U_S=\sum_{y\in S}r_y\Bigl(\log p_\theta(\mathbf x,y\in S)+\log\frac{p_\theta(y\mid\mathbf x,S)}{r_y}-k_y\Bigr)
-#    =\log p_\theta(\mathbf x,y\in S)-\mathrm{KL}\bigl(r\,\|\,p_\theta(\cdot\mid\mathbf x,S)\bigr)-\sum_{y\in S}r_yk_y.$$
-#    The first is the error of the belief about the label *within* $S$, the second the encoder's error, averaged over the labels that are believed.
-# 3. With $Z=\sum_{j\in S}e^{f_j}$ and $r^*_y=e^{f_y}/Z$: $f_y=\log r^*_y+\log Z$, so $\mathcal U_S=\log Z-\mathrm{KL}(r\,\|\,r^*)$. It is largest at $r=r^*$, and the value is $\log\sum_{y\in S}e^{f_y}$.
-#    For $S=\{y\}$ only $r_y=1$ is possible, and $\mathcal U_S=f_y=\mathcal L(\mathbf x,y)+\log p(y)$, the labelled bound. For all labels and $r=q_\phi(\cdot\mid\mathbf x)$ it is $\mathcal U(\mathbf x)$. One formula for all three cases.
+# 2. Write $p_\theta(y\mid\mathbf x,S)=p_\theta(\mathbf x,y)/p_\theta(\mathbf x,y\in S)$ for $y\in S$. By
+#    chapter 13, $f_y=\log p_\theta(\mathbf x,y)-k_y$ with
+#    $k_y=\mathrm{KL}(q_\phi(\mathbf z\mid\mathbf x,y)\,\|\,p_\theta(\mathbf z\mid\mathbf x,y))$. Insert
+#    both:
+#    $$\mathcal U_S=\sum_{y\in S}r_y\Bigl(\log p_\theta(\mathbf x,y\in S)
+#    +\log\frac{p_\theta(y\mid\mathbf x,S)}{r_y}-k_y\Bigr)
+#    =\log p_\theta(\mathbf x,y\in S)-\mathrm{KL}\bigl(r\,\|\,p_\theta(\cdot\mid\mathbf x,S)\bigr)
+#    -\sum_{y\in S}r_yk_y.$$
+#    The first is the error of the belief about the label *within* $S$, the second the encoder's error,
+#    averaged over the labels that are believed.
+# 3. With $Z=\sum_{j\in S}e^{f_j}$ and $r^*_y=e^{f_y}/Z$: $f_y=\log r^*_y+\log Z$, so
+#    $\mathcal U_S=\log Z-\mathrm{KL}(r\,\|\,r^*)$. It is largest at $r=r^*$, and the value is
+#    $\log\sum_{y\in S}e^{f_y}$. For $S=\{y\}$ only $r_y=1$ is possible, and
+#    $\mathcal U_S=f_y=\mathcal L(\mathbf x,y)+\log p(y)$, the labelled bound. For all labels and
+#    $r=q_\phi(\cdot\mid\mathbf x)$ it is $\mathcal U(\mathbf x)$. One formula for all three cases.
 # 4. Put $r_y=q_\phi(y\mid\mathbf x)/Q$ on $S$. Then $\log q_\phi(y\mid\mathbf x)=\log r_y+\log Q$, and
 #    $$A=Q\sum_{y\in S}r_y(f_y-\log r_y-\log Q)=Q\,(\mathcal U_S-\log Q).$$
-#    With $\mathcal U_S\le-100$ it is about $-100\,Q$: it *rises* toward 0 as $Q\to0$. So $A$ rewards a classifier that believes in labels outside $S$, the opposite of what the annotator said. It is no bound: for small
-#    $Q$ it exceeds $-100$. With $r$ renormalised, $\mathcal U_S$ says nothing about $Q$ at all; to teach the classifier that the label is in $S$, add $\alpha\log Q$ as a term of its own.
+#    With $\mathcal U_S\le-100$ it is about $-100\,Q$: it *rises* toward 0 as $Q\to0$. So $A$ rewards a
+#    classifier that believes in labels outside $S$, the opposite of what the annotator said. It is no bound:
+#    for small $Q$ it exceeds $-100$. With $r$ renormalised, $\mathcal U_S$ says nothing about $Q$ at all; to
+#    teach the classifier that the label is in $S$, add $\alpha\log Q$ as a term of its own.
 
 # %% [raw]
 # # END SOLUTION
@@ -2130,18 +2273,22 @@ def balanced_labels(labels, n_per_class, generator):
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **12 points**, 3 for each part. Part 1: Jensen with a normalised $r$ 2, labelled bound 1. Part 2: each term 1, their meaning 1. Part 3: $r^*$ 1, value 1, the two cases 1.
-# Part 4: $A=Q(\mathcal U_S-\log Q)$ 1.5, what it rewards 1, "no bound" 0.5. The last remark of the solution is not asked for.
+# **12 points**, 3 for each part. Part 1: Jensen with a normalised $r$ 2, labelled bound 1. Part 2: each term
+# 1, their meaning 1. Part 3: $r^*$ 1, value 1, the two cases 1. Part 4: $A=Q(\mathcal U_S-\log Q)$ 1.5, what
+# it rewards 1, "no bound" 0.5. The last remark of the solution is not asked for.
 #
 # Typical wrong answers and what they earn:
 #
-# - Jensen applied to $\sum_{y\in S}q_\phi(y\mid\mathbf x)\,(\cdot)$, whose weights do not add up to 1: part 1 earns 1. Part 4 may still be right.
+# - Jensen applied to $\sum_{y\in S}q_\phi(y\mid\mathbf x)\,(\cdot)$, whose weights do not add up to 1: part
+#   1 earns 1. Part 4 may still be right.
 # - $\log\sum\le\sum\log$, the inequality the wrong way round: part 1 earns 0.5.
-# - Gap given with $p_\theta(y\mid\mathbf x)$ instead of $p_\theta(y\mid\mathbf x,S)$, so that the KL is between distributions on different sets: loses 1 in part 2.
+# - Gap given with $p_\theta(y\mid\mathbf x)$ instead of $p_\theta(y\mid\mathbf x,S)$, so that the KL is
+#   between distributions on different sets: loses 1 in part 2.
 # - Only one KL, the encoder's error forgotten (as if $f_y=\log p_\theta(\mathbf x,y)$): loses 1.5 in part 2.
 # - $r^*\propto e^{\mathcal L(\mathbf x,y)}$, prior forgotten: loses 1 in part 3.
 # - All belief on the largest $f_y$ (the entropy forgotten): part 3 earns 1 for the cases.
-# - Part 4: "$A$ is a lower bound, since it leaves out terms": the omitted terms are negative; 0 for that statement, up to 1.5 for the expression.
+# - Part 4: "$A$ is a lower bound, since it leaves out terms": the omitted terms are negative; 0 for that
+#   statement, up to 1.5 for the expression.
 
 # %% [raw]
 # # END RUBRIC
