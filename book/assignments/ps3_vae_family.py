@@ -83,8 +83,7 @@ torch.manual_seed({{SEED}})
 # %% [markdown]
 # ## The loss of a VAE (14 points)
 #
-# The encoder has answered for $B$ images: `mean` and `log_std`, both of
-# shape $(B, L)$, with
+# The encoder has answered for $B$ images: `mean` and `log_std`, both of shape $(B, L)$, with
 # $q_\phi(\mathbf z\mid\mathbf x_b)=\mathcal N(\boldsymbol\mu_b,\operatorname{diag}\boldsymbol\sigma_b^2)$
 # and `log_std` $=\log\boldsymbol\sigma$. `noise`, of shape $(B, L)$, holds standard normal numbers. `decode`
 # is a function that turns codes of shape $(B, L)$ into Bernoulli **logits** of shape $(B, D)$. The prior is
@@ -94,8 +93,8 @@ torch.manual_seed({{SEED}})
 # in this order:
 #
 # - the loss to minimise, a scalar: the batch average of
-#   $-\log p_\theta(\mathbf x_b\mid\mathbf z_b)+\beta\,
-#   \mathrm{KL}(q_\phi(\mathbf z\mid\mathbf x_b)\,\|\,p(\mathbf z))$;
+#   $-\log p_\theta(\mathbf x_b\mid\mathbf z_b)+\beta\,\mathrm{KL}_b$ with
+#   $\mathrm{KL}_b=\mathrm{KL}(q_\phi(\mathbf z\mid\mathbf x_b)\,\|\,p(\mathbf z))$;
 # - the reconstruction $\log p_\theta(\mathbf x_b\mid\mathbf z_b)$, shape $(B,)$;
 # - the KL, in closed form, shape $(B,)$.
 #
@@ -407,19 +406,20 @@ def vae_loss(x, mean, log_std, noise, decode, beta=1.0):
 # %% [markdown]
 # ## When does a β-VAE give up its latent? (12 points)
 #
-# Chapter 8 showed that a unit which the decoder
-# ignores is switched off. Now find out when the decoder *should* ignore it. The data are numbers $x$ with
-# mean 0 and variance $\tau^2>0$. The model is
+# Chapter 8 showed that a unit which the decoder ignores is switched off. Now find out when the decoder
+# *should* ignore it. The data are numbers $x$ with mean 0 and variance $\tau^2>0$. The model is
 #
 # $$
 # p(z)=\mathcal N(0,1),\qquad p_\theta(x\mid z)=\mathcal N(wz,\sigma^2),\qquad
 # q_\phi(z\mid x)=\mathcal N(vx,s^2),
 # $$
 #
-# with $\sigma^2$ fixed. Learned are $w$, $v$ and $s>0$. The objective, to be maximised, is
-# $F=\mathbb E_x\bigl[\mathbb E_{q_\phi}[\log p_\theta(x\mid z)]-
-# \beta\,\mathrm{KL}(q_\phi(z\mid x)\,\|\,p(z))\bigr]$
-# with $\beta>0$.
+# with $\sigma^2$ fixed. Learned are $w$, $v$ and $s>0$. The objective, to be maximised, is, with $\beta>0$,
+#
+# $$
+# F=\mathbb E_x\bigl[\mathbb E_{q_\phi}[\log p_\theta(x\mid z)]
+# -\beta\,\mathrm{KL}(q_\phi(z\mid x)\,\|\,p(z))\bigr].
+# $$
 #
 # 1. Write $F$ as a function of $w$, $v$ and $s^2$, without any expectation. (3 points)
 # 2. For a fixed $w$ find the best $v$ and $s^2$. (3 points)
@@ -788,10 +788,9 @@ def mixture_kl(mean, log_std, noise, logits, means, log_stds):
 # %% [markdown]
 # ## The importance-weighted bound, from repeated images (10 points)
 #
-# A program repeats each of $B$ images
-# $K$ times with `x.repeat_interleave(K, 0)`, draws one code for each of the $B\cdot K$ rows, and hands you
-# three vectors of shape $(B\cdot K,)$, in the order of those rows: $\log p_\theta(\mathbf x\mid\mathbf z)$,
-# $\log p(\mathbf z)$ and $\log q_\phi(\mathbf z\mid\mathbf x)$.
+# A program repeats each of $B$ images $K$ times with `x.repeat_interleave(K, 0)`, draws one code for each of
+# the $B\cdot K$ rows, and hands you three vectors of shape $(B\cdot K,)$, in the order of those rows:
+# $\log p_\theta(\mathbf x\mid\mathbf z)$, $\log p(\mathbf z)$ and $\log q_\phi(\mathbf z\mid\mathbf x)$.
 #
 # Write `iwae_bound`: $\log\frac1K\sum_k w_k$ for each image, shape $(B,)$, in nats. Log-weights of $-5000$
 # must not break it. The functions of `course_lib` are not allowed.
@@ -1145,10 +1144,13 @@ def iwae_surrogate(log_w):
 # %% [markdown]
 # ## The doubly reparametrised gradient as a loss (10 points)
 #
-# Chapter 12 gives the encoder's gradient with
-# the better signal-to-noise ratio as
-# $\nabla_\phi\mathcal L_K=\mathbb E\bigl[\sum_k\tilde w_k^2\,
-# \frac{\partial\log w_k}{\partial\mathbf z_k}\nabla_\phi\mathbf z_k\bigr]$.
+# Chapter 12 gives the encoder's gradient with the better signal-to-noise ratio as
+#
+# $$
+# \nabla_\phi\mathcal L_K=\mathbb E\Bigl[\sum_k\tilde w_k^2\,
+# \frac{\partial\log w_k}{\partial\mathbf z_k}\nabla_\phi\mathbf z_k\Bigr].
+# $$
+#
 # Here `mean` and `log_std`, of shape $(B, L)$, are the encoder's answer, `noise` of shape $(K, B, L)$ is
 # standard normal, and `log_joint` is a function that turns codes of shape $(K, B, L)$ into
 # $\log p_\theta(\mathbf x_b,\mathbf z_{kb})$, shape $(K, B)$.
@@ -1367,10 +1369,10 @@ def dreg_surrogate(mean, log_std, noise, log_joint):
 # %% [markdown]
 # ## Measure the bias (12 points)
 #
-# For large $K$ the gap $\log p_\theta(\mathbf x)-\mathcal L_K$ is
-# $V/(2K)$, with $V$ the variance of $r=w/p_\theta(\mathbf x)$. Measure it where $r$ is known: the exact
-# posterior is $\mathcal N(0,1)$, and the encoder is $\mathcal N(a,c^2)$ with $a={{SHIFT}}$ and standard
-# deviation $c={{SCALE}}$, wider than the posterior. So $r=p(u)/q(u)$ at $u\sim q$.
+# For large $K$ the gap $\log p_\theta(\mathbf x)-\mathcal L_K$ is $V/(2K)$, with $V$ the variance of
+# $r=w/p_\theta(\mathbf x)$. Measure it where $r$ is known: the exact posterior is $\mathcal N(0,1)$, and the
+# encoder is $\mathcal N(a,c^2)$ with $a={{SHIFT}}$ and standard deviation $c={{SCALE}}$, wider than the
+# posterior. So $r=p(u)/q(u)$ at $u\sim q$.
 #
 # 1. Write `measured_gaps(log_r, counts)`. `log_r` of shape $(N,)$ holds values of $\log r$, and `counts` is
 #    a list of values of $K$. For each $K$ cut `log_r` into blocks of $K$ consecutive values (drop what is
@@ -1637,9 +1639,8 @@ slope = float(torch.cov(torch.stack([K, gaps.log()]))[0, 1] / K.var())
 # %% [markdown]
 # ## What does a gap cost? (10 points)
 #
-# With many latents $\log w$ is a sum of many terms, often nearly
-# normal. Suppose that exactly $\log w\sim\mathcal N(m,s^2)$ under $q_\phi$, and that $q_\phi$ is positive
-# wherever the posterior is.
+# With many latents $\log w$ is a sum of many terms, often nearly normal. Suppose that exactly
+# $\log w\sim\mathcal N(m,s^2)$ under $q_\phi$, and that $q_\phi$ is positive wherever the posterior is.
 #
 # 1. Express $\log p_\theta(\mathbf x)$ and the gap $g$ of the ELBO by $m$ and $s^2$. (2 points)
 # 2. Express $V=\operatorname{Var}(w)/p_\theta(\mathbf x)^2$ by $g$. (2 points)
@@ -1685,7 +1686,7 @@ slope = float(torch.cov(torch.stack([K, gaps.log()]))[0, 1] / K.var())
 # **10 points**, 2 for each part. Part 1: $\mathbb E_q[w]=p_\theta(\mathbf x)$ named 0.5, log-normal mean
 # 0.5, $g$ 1. Part 2: second moment 1, $V$ in $g$ 1. Part 3: number 1 (accept one digit), exponential growth
 # 1. Part 4: monotonicity argument 1, number and answer to the colleague 1. Part 5: slope with a doubt 0.5,
-# infinite variance and its consequence 1, $p_\theta(\mathbf x)$ unknown 0.5.
+#    infinite variance and its consequence 1, $p_\theta(\mathbf x)$ unknown 0.5.
 #
 # Typical wrong answers and what they earn:
 #
@@ -1714,9 +1715,9 @@ slope = float(torch.cov(torch.stack([K, gaps.log()]))[0, 1] / K.var())
 # %% [markdown]
 # ## Two bounds and a classifier (12 points)
 #
-# M2 explains an image by a label $y\in\{0,\dots,C-1\}$ and a
-# style. Somebody has already computed the labelled bounds $\mathcal L(\mathbf x,y)$ of chapter 13 (*without*
-# $\log p(y)$). The class prior need not be uniform.
+# M2 explains an image by a label $y\in\{0,\dots,C-1\}$ and a style. Somebody has already computed the
+# labelled bounds $\mathcal L(\mathbf x,y)$ of chapter 13 (*without* $\log p(y)$). The class prior need not
+# be uniform.
 #
 # 1. `unlabelled_bound(per_label, logits, log_prior)`: `per_label` of shape $(C, B)$ holds
 #    $\mathcal L(\mathbf x_b,y)$ for every label $y$; `logits` of shape $(B, C)$ are the classifier's, so
@@ -2027,11 +2028,11 @@ def m2_loss(labelled, y, logits, unlabelled, log_prior, alpha, rho):
 # %% [markdown]
 # ## Whose labels may be used? (8 points)
 #
-# Write `balanced_labels`. From the labels of all images (whole
-# numbers, shape $(N,)$) choose at random $n$ *different* images of every class that occurs, each such set
-# with the same probability. Return their indices: shape $(C\cdot n,)$, type `int64`, in any order. All
-# randomness must come from `generator`, a `torch.Generator` on the CPU, so that its seed names the set. The
-# classes may be of very unequal size, and at least $n$ each. The function of `course_lib` is not allowed.
+# Write `balanced_labels`. From the labels of all images (whole numbers, shape $(N,)$) choose at random $n$
+# *different* images of every class that occurs, each such set with the same probability. Return their
+# indices: shape $(C\cdot n,)$, type `int64`, in any order. All randomness must come from `generator`, a
+# `torch.Generator` on the CPU, so that its seed names the set. The classes may be of very unequal size, and
+# at least $n$ each. The function of `course_lib` is not allowed.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -2219,10 +2220,10 @@ def balanced_labels(labels, n_per_class, generator):
 # %% [markdown]
 # ## A label that is half known (12 points)
 #
-# An annotator is sure only that the label is one of a set
-# $S\subseteq\{0,\dots,C-1\}$, "a 4 or a 9". What is observed is $(\mathbf x,\,y\in S)$. Use the M2 model and
-# the notation of chapter 13, with $f_y=\mathcal L(\mathbf x,y)+\log p(y)\le\log p_\theta(\mathbf x,y)$. Let
-# $r$ be any distribution on $S$ with $r_y>0$, and
+# An annotator is sure only that the label is one of a set $S\subseteq\{0,\dots,C-1\}$, "a 4 or a 9". What is
+# observed is $(\mathbf x,\,y\in S)$. Use the M2 model and the notation of chapter 13, with
+# $f_y=\mathcal L(\mathbf x,y)+\log p(y)\le\log p_\theta(\mathbf x,y)$. Let $r$ be any distribution on $S$
+# with $r_y>0$, and
 #
 # $$\mathcal U_S(\mathbf x)=\sum_{y\in S}r_y\,\bigl(f_y-\log r_y\bigr).$$
 #
