@@ -1684,9 +1684,9 @@ slope = float(torch.cov(torch.stack([K, gaps.log()]))[0, 1] / K.var())
 
 # %% [markdown]
 # **10 points**, 2 for each part. Part 1: $\mathbb E_q[w]=p_\theta(\mathbf x)$ named 0.5, log-normal mean
-# 0.5, $g$ 1. Part 2: second moment 1, $V$ in $g$ 1. Part 3: number 1 (accept one digit), exponential growth
-# 1. Part 4: monotonicity argument 1, number and answer to the colleague 1. Part 5: slope with a doubt 0.5,
-#    infinite variance and its consequence 1, $p_\theta(\mathbf x)$ unknown 0.5.
+# 0.5, $g$ one point. Part 2: second moment 1, $V$ in $g$ 1. Part 3: number 1 (accept one digit), exponential
+# growth 1. Part 4: monotonicity argument 1, number and answer to the colleague 1. Part 5: slope with a doubt
+# 0.5, infinite variance and its consequence 1, $p_\theta(\mathbf x)$ unknown 0.5.
 #
 # Typical wrong answers and what they earn:
 #
@@ -2288,8 +2288,8 @@ def balanced_labels(labels, n_per_class, generator):
 # - Only one KL, the encoder's error forgotten (as if $f_y=\log p_\theta(\mathbf x,y)$): loses 1.5 in part 2.
 # - $r^*\propto e^{\mathcal L(\mathbf x,y)}$, prior forgotten: loses 1 in part 3.
 # - All belief on the largest $f_y$ (the entropy forgotten): part 3 earns 1 for the cases.
-# - Part 4: "$A$ is a lower bound, since it leaves out terms": the omitted terms are negative; 0 for that
-#   statement, up to 1.5 for the expression.
+# - Part 4: "$A$ is a lower bound, since it leaves out terms": the omitted terms are negative, so leaving them
+#   out raises the sum; 0 for that statement, up to 1.5 for the expression.
 
 # %% [raw]
 # # END RUBRIC
