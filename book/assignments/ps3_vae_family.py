@@ -2288,8 +2288,8 @@ def balanced_labels(labels, n_per_class, generator):
 # - Only one KL, the encoder's error forgotten (as if $f_y=\log p_\theta(\mathbf x,y)$): loses 1.5 in part 2.
 # - $r^*\propto e^{\mathcal L(\mathbf x,y)}$, prior forgotten: loses 1 in part 3.
 # - All belief on the largest $f_y$ (the entropy forgotten): part 3 earns 1 for the cases.
-# - Part 4: "$A$ is a lower bound, since it leaves out terms": the omitted terms are negative, so leaving them
-#   out raises the sum; 0 for that statement, up to 1.5 for the expression.
+# - Part 4: "$A$ is a lower bound, since it leaves out terms": the omitted terms are negative, so leaving
+#   them out raises the sum; 0 for that statement, up to 1.5 for the expression.
 
 # %% [raw]
 # # END RUBRIC
