@@ -151,7 +151,7 @@ for tau in TEMPERATURES:
 # %% [markdown]
 # # Problem set 2: the ELBO, EM and gradient estimators
 #
-# **Effort:** about 11 hours: two each for questions 3, 5 and 9, one each for the others, less if you did the
+# **Effort:** about 12 hours: two each for questions 3, 5 and 9, one each for the others; less if you did the
 # chapters' exercises. **100 points** in nine questions.
 #
 # **You need** chapter 4 (latent-variable models: Bayes' rule, linear Gaussian models, the naive estimate),
@@ -2513,8 +2513,8 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
 # With $10^4$ samples the variance is divided by $10^4$, the bias is not, and the best temperature moves to
 # a few hundredths, about 0.05. No number of samples repairs a bias at fixed $\tau$. Leave-one-out is
 # unbiased, has no temperature to tune, and needs no derivative of $f$ and no $f$ between the classes: use it
-# when samples are plentiful and $f$ is cheap, when $f$ accepts real choices only, or when gradients must be right in the long
-# run. (With two classes, enumerate.)
+# when samples are plentiful and $f$ is cheap, when $f$ accepts real choices only, or when gradients must be
+# right in the long run. (With two classes, enumerate.)
 
 # %% [raw]
 # # END SOLUTION
