@@ -13,6 +13,8 @@
 # %% tags=["variant"]
 import math
 
+import numpy as np
+
 SEED = int(rng.integers(1000))  # noqa: F821  (the pipeline provides rng)
 # radial layer
 D_RADIAL = int(rng.integers(3, 7))  # noqa: F821
@@ -31,19 +33,55 @@ STRONG = round(float(rng.uniform(4, 8)), 1)  # noqa: F821
 WEAK = round(float(rng.uniform(-0.98, -0.92)), 3)  # noqa: F821
 # coupling and autoregression
 D_COUPLING = int(rng.integers(5, 8))  # noqa: F821
-MASKS = [
-    [bool(on) for on in rng.permutation(D_COUPLING) < D_COUPLING // 2]  # noqa: F821
-    for _ in range(3)
-]
-ORDER = [int(j) + 1 for j in rng.permutation(D_COUPLING)]  # noqa: F821
+N_PASSING = D_COUPLING // 2
+MASKS = [(rng.permutation(D_COUPLING) < N_PASSING).tolist()]  # noqa: F821
+while len(MASKS) < 3:
+    mask = (rng.permutation(D_COUPLING) < N_PASSING).tolist()  # noqa: F821
+    if mask not in MASKS:
+        MASKS.append(mask)
+ORDER = (rng.permutation(D_COUPLING) + 1).tolist()  # noqa: F821
 if ORDER == sorted(ORDER):
     ORDER.reverse()
 WIDTHS = [int(rng.integers(6, 10)), int(rng.integers(10, 13))]  # noqa: F821
-DEGREES = [[1 + k % (D_COUPLING - 1) for k in range(width)] for width in WIDTHS]
+DEGREES = [(1 + np.arange(width) % (D_COUPLING - 1)).tolist() for width in WIDTHS]
+# the public tests of the coupling flow compare with numbers: they must not show how it is done
+x = rng.normal(size=(2, D_COUPLING)).round(2)  # noqa: F821
+z, grouped, unscaled, moved = x.copy(), x.copy(), x.copy(), []
+for mask in np.array(MASKS[:2]):
+    j = np.arange(1, D_COUPLING - N_PASSING + 1)
+    total = z[:, mask].sum(1, keepdims=True)
+    moved.append(0.5 * np.cos(total * j) + 0.2)
+    z[:, ~mask] = z[:, ~mask] * np.exp(moved[-1]) + np.sin(total + j)
+    if len(moved) == 1:
+        one, backwards, again = z.copy(), z.copy(), z.copy()
+        backwards[:, ~mask] = z[:, ~mask] * np.exp(-moved[0]) - np.sin(total + j)
+        again[:, ~mask] = z[:, ~mask] * np.exp(moved[0]) + np.sin(total + j)
+        X_GROUPED = np.concatenate([x[:, mask], x[:, ~mask]], 1).tolist()
+    total = grouped[:, mask].sum(1, keepdims=True)
+    changed = grouped[:, ~mask] * np.exp(0.5 * np.cos(total * j) + 0.2) + np.sin(total + j)
+    grouped = np.concatenate([grouped[:, mask], changed], 1)
+    total = unscaled[:, mask].sum(1, keepdims=True)
+    unscaled[:, ~mask] = unscaled[:, ~mask] * (0.5 * np.cos(total * j) + 0.2) + np.sin(total + j)
+X, Z, Z_GROUPED, Z_UNSCALED = x.tolist(), z.tolist(), grouped.tolist(), unscaled.tolist()
+Z_ONE, X_ORDER, X_AGAIN = one.tolist(), backwards.tolist(), again.tolist()
+S_SUMS = [moved[0].sum(1).tolist(), moved[1].sum(1).tolist()]
+S_MEANS = [moved[0].mean(1).tolist(), moved[1].mean(1).tolist()]
+E_SUM = (np.exp(moved[0]).sum(1) + np.exp(moved[1]).sum(1)).tolist()
 # dequantisation
 N_LEVELS = int(rng.choice([4, 8, 16, 32]))  # noqa: F821
 N_PIXELS = int(rng.integers(3, 7))  # noqa: F821
 N_DRAWS = int(rng.integers(4, 8))  # noqa: F821
+LEVELS = rng.integers(N_LEVELS, size=(2, 2)).tolist()  # noqa: F821
+NOISE = rng.uniform(0.1, 0.9, size=(3, 2, 2)).round(2).tolist()  # noqa: F821
+log_p = np.log(1 + 0.9 * (2 * (np.array(LEVELS) + NOISE) / N_LEVELS - 1)).sum(2)
+wide = np.log(1 + 0.9 * (2 * (np.array(LEVELS) + NOISE) / (N_LEVELS - 1) - 1)).sum(2)
+bare = np.log(1 + 0.9 * (2 * np.array(LEVELS) / N_LEVELS - 1)).sum(1)
+SINGLE = (math.log2(N_LEVELS) - log_p.mean(0) / (2 * math.log(2))).tolist()
+MANY = (math.log2(N_LEVELS) - np.log(np.exp(log_p).mean(0)) / (2 * math.log(2))).tolist()
+SINGLE_WIDE = (math.log2(N_LEVELS) - wide.mean(0) / (2 * math.log(2))).tolist()
+SINGLE_BARE = (math.log2(N_LEVELS) - bare / (2 * math.log(2))).tolist()
+MANY_SUM = (math.log2(N_LEVELS) - np.log(np.exp(log_p).sum(0)) / (2 * math.log(2))).tolist()
+MANY_MAX = (math.log2(N_LEVELS) - log_p.max(0) / (2 * math.log(2))).tolist()
 # smoothing
 DELTA = round(float(rng.uniform(0.6, 0.85)), 2)  # noqa: F821
 SKEW = round(float(rng.uniform(0.2, 0.5)), 2)  # noqa: F821
@@ -300,16 +338,18 @@ def test_mild_log_det(planar_inverse):
     u, w, b = u[0], w[0], torch.tensor(-0.4).double()
     u = u + ({{MILD}} - w @ u) * w / (w @ w)
     a = x @ w + b
-    z = x + h(a)[:, None] * u
-    truth = -torch.log1p({{MILD}} * (1 + a**2) ** -1.5)
+    start = x.clone().requires_grad_()
+    z = start + h(start @ w + b)[:, None] * u
+    columns = range({{D_PLANAR}})
+    rows = [torch.autograd.grad(z[:, i].sum(), start, retain_graph=True)[0] for i in columns]
+    truth, z = -torch.linalg.slogdet(torch.stack(rows, 1))[1], z.detach()
     seen = bounded(planar_inverse, z, u, w, b, without=["course_lib.planar.PlanarMap.inverse_and_log_det"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
         "expected two tensors, x and log|det J_g|; not answered yet?")
     compare("log|det J_g|", seen[1], truth, {
         "this is log|det J_f|; the determinant of the inverse is the inverse of the determinant": -truth,
         "1 − h² is the derivative of tanh, not of this h": -torch.log1p({{MILD}} * (1 - h(a) ** 2)),
-        "h′ belongs at w·x + b, not at w·z + b": -torch.log1p({{MILD}} * (1 + (z @ w + b) ** 2) ** -1.5),
-        "the logarithm is missing": 1 / (1 + {{MILD}} * (1 + a**2) ** -1.5),
+        "the logarithm is missing": truth.exp(),
         "h itself stands where its derivative belongs": -torch.log((1 + {{MILD}} * h(a)).abs()),
     }, rtol=1e-6, atol=1e-7)
 
@@ -339,6 +379,7 @@ def test_strong(planar_inverse):
             "f(x) is not z here: does your iteration converge where |w·u| is 1 or more?": seen[0],
         }, rtol=1e-6, atol=1e-7, show=False)
         compare(f"log|det J_g|, where w·u = {product}", seen[1], truth, {
+            "h′ belongs at w·x + b, not at w·z + b": -torch.log1p(product * (1 + (z @ w + b) ** 2) ** -1.5),
             "this is log|det J_f|; the determinant of the inverse is the inverse of the determinant": -truth,
             "1 − h² is the derivative of tanh, not of this h": -torch.log1p(product * (1 - h(a) ** 2)),
         }, rtol=1e-6, atol=1e-7, show=False)
@@ -479,47 +520,27 @@ points: 4
 def test_forwards(coupling_flow):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 1)
-    def layer(mask):
-        mask = torch.tensor(mask)
-        shape = int(mask.sum()), int((~mask).sum())
-        wt, ws = (torch.randn(shape, generator=noise).double() for _ in range(2))
-        return mask, lambda v: (torch.sin(v @ wt), 0.6 * torch.tanh(v @ ws) + 0.3)
-    layers = [layer(mask) for mask in {{MASKS}}[:2]]
-    x = torch.randn(6, {{D_COUPLING}}, generator=noise).double()
-    z, parts = x, []
-    for mask, conditioner in layers:
-        t, s = conditioner(z[:, mask])
-        z = z.clone()
-        z[:, ~mask] = z[:, ~mask] * s.exp() + t
-        parts.append(s)
-    mask, conditioner = layers[0]
-    t, s = conditioner(x[:, mask])
-    grouped = torch.cat([x[:, mask], x[:, ~mask] * s.exp() + t], 1)
-    mask, conditioner = layers[1]
-    t, s = conditioner(grouped[:, mask])
-    grouped = torch.cat([grouped[:, mask], grouped[:, ~mask] * s.exp() + t], 1)
-    raw = x
-    for mask, conditioner in layers:
-        t, s = conditioner(raw[:, mask])
-        raw = raw.clone()
-        raw[:, ~mask] = raw[:, ~mask] * s + t
-    seen = bounded(coupling_flow, x, layers,
+    def conditioner(passing):
+        j = torch.arange(1, {{D_COUPLING}} - {{N_PASSING}} + 1).double()
+        total = passing.sum(1, keepdim=True)
+        return torch.sin(total + j), 0.5 * torch.cos(total * j) + 0.2
+    numbers = lambda values: torch.tensor(values).double()
+    layers = [(torch.tensor(mask), conditioner) for mask in {{MASKS}}[:2]]
+    seen = bounded(coupling_flow, numbers({{X}}), layers,
                    without=["course_lib.affine_flows.AffineCoupling.forward_and_log_det"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
         "expected two tensors, z and log|det J|; not answered yet?")
-    compare("z", seen[0], z, {
-        "the features have changed places: write the changed ones back into their own columns": grouped,
-        "the scale is e^s, not s": raw,
+    compare("z", seen[0], numbers({{Z}}), {
+        "the features have changed places: write the changed ones back into their own columns":
+            numbers({{Z_GROUPED}}),
+        "the scale is e^s, not s": numbers({{Z_UNSCALED}}),
     })
-    truth = sum(part.sum(1) for part in parts)
-    compare("log|det J_f|", seen[1], truth, {
-        "only the last layer is counted: log-determinants of layers add up": parts[-1].sum(1),
-        "the sign is flipped": -truth,
-        "averaged over the features; the logarithm of a product is a sum":
-            sum(part.mean(1) for part in parts),
-        "the determinant is the product of the scales e^s, so its logarithm is the sum of s":
-            sum(part.exp().sum(1) for part in parts),
+    first, second = numbers({{S_SUMS}})
+    compare("log|det J_f|", seen[1], first + second, {
+        "only the last layer is counted: log-determinants of layers add up": second,
+        "the sign is flipped": -first - second,
+        "averaged over the features; the logarithm of a product is a sum": numbers({{S_MEANS}}).sum(0),
+        "the determinant is the product of the scales e^s; its logarithm is another sum": numbers({{E_SUM}}),
     })
 
 # %%
@@ -530,29 +551,26 @@ points: 3
 def test_one_back(coupling_flow):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 2)
-    mask = torch.tensor({{MASKS}}[0])
-    wt, ws = (torch.randn(int(mask.sum()), int((~mask).sum()), generator=noise).double() for _ in range(2))
-    conditioner = lambda v: (torch.sin(v @ wt), 0.6 * torch.tanh(v @ ws) + 0.3)
-    x = torch.randn(6, {{D_COUPLING}}, generator=noise).double()
-    t, s = conditioner(x[:, mask])
-    z, order, no_inverse = x.clone(), x.clone(), x.clone()
-    z[:, ~mask] = x[:, ~mask] * s.exp() + t
-    order[:, ~mask] = z[:, ~mask] * (-s).exp() - t
-    no_inverse[:, ~mask] = z[:, ~mask] * s.exp() + t
-    seen = bounded(coupling_flow, z, [(mask, conditioner)], inverse=True,
+    def conditioner(passing):
+        j = torch.arange(1, {{D_COUPLING}} - {{N_PASSING}} + 1).double()
+        total = passing.sum(1, keepdim=True)
+        return torch.sin(total + j), 0.5 * torch.cos(total * j) + 0.2
+    numbers = lambda values: torch.tensor(values).double()
+    layers = [(torch.tensor({{MASKS}}[0]), conditioner)]
+    seen = bounded(coupling_flow, numbers({{Z_ONE}}), layers, inverse=True,
                    without=["course_lib.affine_flows.AffineCoupling.inverse_and_log_det"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
         "expected two tensors, x and log|det J|; not answered yet?")
-    compare("x", seen[0], x, {
-        "undo in the opposite order: first subtract t, then divide by e^s": order,
-        "this is the forward map once more": no_inverse,
+    compare("x", seen[0], numbers({{X}}), {
+        "undo in the opposite order: first subtract t, then divide by e^s": numbers({{X_ORDER}}),
+        "this is the forward map once more": numbers({{X_AGAIN}}),
         "the features have changed places: write the changed ones back into their own columns":
-            torch.cat([x[:, mask], x[:, ~mask]], 1),
+            numbers({{X_GROUPED}}),
     })
-    compare("log|det J_g|", seen[1], -s.sum(1), {
-        "this is log|det J_f|; backwards the sign changes": s.sum(1),
-        "averaged over the features; the logarithm of a product is a sum": -s.mean(1),
+    log_det = -numbers({{S_SUMS}})[0]
+    compare("log|det J_g|", seen[1], log_det, {
+        "this is log|det J_f|; backwards the sign changes": -log_det,
+        "averaged over the features; the logarithm of a product is a sum": -numbers({{S_MEANS}})[0],
     })
 
 # %%
@@ -976,13 +994,13 @@ def test_three(made_masks):
         "a hidden unit may know features of its own degree: ≥, not >":
             torch.tensor([[0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0]]).double(),
         "the inequality points the wrong way":
-            (torch.tensor([[1], [2], [1], [2]]) <= torch.tensor([1, 2, 3])).double(),
+            torch.tensor([[1, 1, 1], [0, 1, 1], [1, 1, 1], [0, 1, 1]]).double(),
     })
     compare("last mask", seen[1], last, {
         "with ≥ output i sees input i: here the inequality is strict":
-            (torch.tensor([[1], [2], [3]]) >= torch.tensor([1, 2, 1, 2])).double(),
+            torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]]).double(),
         "the inequality points the wrong way":
-            (torch.tensor([[1], [2], [3]]) < torch.tensor([1, 2, 1, 2])).double(),
+            torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]).double(),
     })
 
 # %%
@@ -1175,32 +1193,24 @@ def test_slope(dequantisation_bounds):
     import math
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 2)
-    levels = torch.randint({{N_LEVELS}}, (4, {{N_PIXELS}}), generator=noise).double()
-    u = torch.rand({{N_DRAWS}}, 4, {{N_PIXELS}}, generator=noise).double()
-    density = lambda x: torch.log(1 + 0.9 * (2 * x - 1)).sum(-1)
-    to_bits = lambda log_p: (-log_p + {{N_PIXELS}} * math.log({{N_LEVELS}})) / ({{N_PIXELS}} * math.log(2))
-    log_p = density((levels + u) / {{N_LEVELS}})
-    single, many = log_p.mean(0), log_p.logsumexp(0) - math.log({{N_DRAWS}})
-    wide = density((levels + u) / ({{N_LEVELS}} - 1))
-    bare = density((levels / {{N_LEVELS}}).expand_as(u))
-    seen = bounded(dequantisation_bounds, levels, u, density, {{N_LEVELS}},
+    numbers = lambda values: torch.tensor(values).double()
+    seen = bounded(dequantisation_bounds, numbers({{LEVELS}}), numbers({{NOISE}}),
+                   lambda x: torch.log(1 + 0.9 * (2 * x - 1)).sum(-1), {{N_LEVELS}},
                    without=["course_lib.flow.bits_per_dimension"])
-    assert getattr(seen, "shape", None) == (2, 4), "expected a tensor of shape (2, B); not answered yet?"
-    compare("single draws, averaged", seen[0], to_bits(single), {
-        "this is the log of the mean; here the mean of the logs is asked for": to_bits(many),
-        "log₂ M is missing": to_bits(single) - math.log2({{N_LEVELS}}),
-        "M is counted twice": to_bits(single) + math.log2({{N_LEVELS}}),
-        "there are M levels, so x = (v + u)/M and not over M − 1": to_bits(wide.mean(0)),
-        "the noise is missing": to_bits(bare.mean(0)),
-    }, rtol=1e-7)
-    compare("all draws", seen[1], to_bits(many), {
-        "this is the mean of the logs; the tighter bound is the log of the mean": to_bits(single),
-        "the 1/K is missing": to_bits(log_p.logsumexp(0)),
-        "bits are averaged as if they were probabilities":
-            to_bits(log_p).logsumexp(0) - math.log({{N_DRAWS}}),
-        "the largest draw is not their average": to_bits(log_p.max(0).values),
-    }, rtol=1e-7)
+    assert getattr(seen, "shape", None) == (2, 2), "expected a tensor of shape (2, B); not answered yet?"
+    single, many = numbers({{SINGLE}}), numbers({{MANY}})
+    compare("single draws, averaged", seen[0], single, {
+        "this is the log of the mean; here the mean of the logs is asked for": many,
+        "log₂ M is missing": single - math.log2({{N_LEVELS}}),
+        "M is counted twice": single + math.log2({{N_LEVELS}}),
+        "there are M levels, so x = (v + u)/M and not over M − 1": numbers({{SINGLE_WIDE}}),
+        "the noise is missing": numbers({{SINGLE_BARE}}),
+    }, rtol=1e-6)
+    compare("all draws", seen[1], many, {
+        "this is the mean of the logs; the tighter bound is the log of the mean": single,
+        "the 1/K is missing": numbers({{MANY_SUM}}),
+        "the largest draw is not their average": numbers({{MANY_MAX}}),
+    }, rtol=1e-6)
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -1828,49 +1838,26 @@ def test_free(adjoint_gradients):
     from course_lib.answer_checks import bounded, compare
     noise = torch.Generator().manual_seed({{SEED}} + 1)
     W = 1.2 * torch.randn({{D_ODE}}, {{D_ODE}}, generator=noise).double()
-    b, z0, y = torch.tensor([[0.4], [0.7], [2.0]]).double() * torch.randn(3, {{D_ODE}}, generator=noise).double()
+    scales = torch.tensor([[0.4], [0.7], [2.0]]).double()
+    b, z0, y = scales * torch.randn(3, {{D_ODE}}, generator=noise).double()
     leaves = [t.clone().requires_grad_() for t in (z0, W, b)]
-    def solve(z, W, b, n, order=4):
+    def solve(z, W, b, n):
         h, v = 1 / n, lambda z: torch.tanh(W @ z + b)
         for _ in range(n):
             k1 = v(z)
-            if order == 1:
-                z = z + h * k1
-                continue
             k2 = v(z + h / 2 * k1)
             k3 = v(z + h / 2 * k2)
             z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + v(z + h * k3))
         return z
     end = solve(*leaves, 25)
     truth = torch.autograd.grad(0.5 * (end - y).square().sum(), leaves)
-    end = end.detach()
-    def wrong(jacobian, n=400):
-        """The adjoint at 0 with some product in place of Jᵀa, by Euler's method."""
-        z = end if n == 400 else solve(z0, W, b, n, order=1)
-        a = z - y
-        for _ in range(n):
-            v = torch.tanh(W @ z + b)
-            a, z = a + jacobian(1 - v**2, a) / n, z - v / n
-        return a
     seen = bounded(adjoint_gradients, W, b, z0, y, 0.0, 25, without=[
         "torch.autograd.grad", "torch.Tensor.backward", "torch.func.grad", "course_lib.neural_ode.solve"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 3, "expected three tensors; not answered yet?"
-    first = seen[0] if isinstance(seen[0], torch.Tensor) and seen[0].shape == z0.shape else float("nan") * z0
-    def near(value, rtol=0.02):
-        """The answer itself, if it is near this value; else nothing that could be equal to it."""
-        scale = float(truth[0].abs().max())
-        close = torch.allclose(first.detach().to(value), value, rtol, rtol / 5 * scale)
-        return first if close else float("nan") * value
-    right = torch.allclose(first.detach().to(z0), truth[0], 1e-3, 1e-5)
-    compare("∂L/∂z0", seen[0], truth[0], {} if right else {
+    compare("∂L/∂z0", seen[0], truth[0], {
         "the sign is flipped: a(1) = z(1) − y": -truth[0],
         "a(1) is the gradient of ½‖z(1) − y‖², without a factor 2": 2 * truth[0],
-        "a does not move: it must be solved together with z": near(end - y, 1e-3),
-        "this has the accuracy of Euler's method; take that of fourth order":
-            near(wrong(lambda d, a: W.T @ (d * a), 25), 1e-3),
-        "the Jacobian must be transposed: Wᵀ times (1 − v²) ∘ a": near(wrong(lambda d, a: d * (W @ a))),
-        "the derivative of tanh, 1 − v², is missing": near(wrong(lambda d, a: W.T @ a)),
-        "the adjoint has the wrong sign in time: ȧ = −Jᵀa": near(wrong(lambda d, a: -W.T @ (d * a))),
+        "a does not move: it must be solved together with z": end.detach() - y,
     }, rtol=1e-3, atol=1e-5)
     for name, gradient, right in zip(("∂L/∂W", "∂L/∂b"), seen[1:], truth[1:]):
         compare(name, gradient, right, {
@@ -1910,9 +1897,40 @@ def test_price(adjoint_gradients):
     fit = torch.autograd.grad(0.5 * (end - y).square().sum(), leaves, retain_graph=True)
     way = torch.autograd.grad(energy, leaves)
     indirect = torch.autograd.grad(solve(*leaves, False)[1], leaves)
+    price = {{PRICE}} + 1
+    def wrong(jacobian, n=100, euler=False):
+        """The adjoint at 0 with some product in place of Jᵀ(a + λv), by the midpoint rule."""
+        def slopes(z, a):
+            v = torch.tanh(W @ z + b)
+            return v, -jacobian(1 - v**2, a + price * v)
+        z = z0 if euler else end.detach()
+        for _ in range(n if euler else 0):
+            z = z + torch.tanh(W @ z + b) / n
+        a = z - y
+        for _ in range(n):
+            dz, da = slopes(z, a)
+            if not euler:
+                dz, da = slopes(z - dz / (2 * n), a - da / (2 * n))
+            z, a = z - dz / n, a - da / n
+        return a
     seen = bounded(adjoint_gradients, W, b, z0, y, {{PRICE}} + 1, 25, without=[
         "torch.autograd.grad", "torch.Tensor.backward", "torch.func.grad", "course_lib.neural_ode.solve"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 3, "expected three tensors"
+    truth = fit[0] + price * way[0]
+    first = seen[0] if isinstance(seen[0], torch.Tensor) and seen[0].shape == z0.shape else float("nan") * z0
+    def near(value, rtol=0.02):
+        """The answer itself, if it is near this value; else nothing that could be equal to it."""
+        close = torch.allclose(first.detach().to(value), value, rtol, rtol / 5 * float(truth.abs().max()))
+        return first if close else float("nan") * value
+    exact = torch.allclose(first.detach().to(z0), truth, 1e-3, 1e-5)
+    by_name = {} if exact else {
+        "this has the accuracy of Euler's method; take that of fourth order":
+            near(wrong(lambda d, a: W.T @ (d * a), 25, euler=True), 1e-3),
+        "the Jacobian must be transposed, and the transpose of a product turns it round":
+            near(wrong(lambda d, a: d * (W @ a))),
+        "the derivative of tanh is missing": near(wrong(lambda d, a: W.T @ a)),
+        "the adjoint has the wrong sign in time: ȧ = −Jᵀa": near(wrong(lambda d, a: -W.T @ (d * a))),
+    }
     for name, gradient, f, w, i in zip(("∂L/∂z0", "∂L/∂W", "∂L/∂b"), seen, fit, way, indirect):
         right = f + ({{PRICE}} + 1) * w
         compare(name, gradient, right, {
@@ -1925,6 +1943,7 @@ def test_price(adjoint_gradients):
                 right.T if right.dim() == 2 else float("nan") * right,
             "the running cost also depends on W and b directly: ∇θ c is missing": f + ({{PRICE}} + 1) * i,
             "the path changes with W and b, too: only ∇θ c is counted": f + ({{PRICE}} + 1) * (w - i),
+            **(by_name if name == "∂L/∂z0" else {}),
         }, rtol=1e-3, atol=1e-5, show=False)
 
 # %% [raw]
@@ -1962,7 +1981,7 @@ def adjoint_gradients(weight, bias, z0, target, price, n_steps):
 # %%
 # wrong: the Jacobian is not transposed
 # earns: 0
-# says: must be transposed
+# says: the Jacobian must be transposed
 def adjoint_gradients(weight, bias, z0, target, price, n_steps):
     def step(field, state, h):
         move = lambda k, c: [s + c * h * ks for s, ks in zip(state, k)]
