@@ -21,11 +21,11 @@ D_RADIAL = int(rng.integers(3, 7))  # noqa: F821
 ALPHA = round(float(rng.uniform(0.8, 1.6)), 1)  # noqa: F821
 BETA = round(-ALPHA * float(rng.uniform(0.4, 0.7)), 2)  # noqa: F821
 RADIUS = round(float(rng.uniform(1.2, 2.0)), 1)  # noqa: F821
-RADIUS_OUT = round(RADIUS * (1 + BETA / (ALPHA + RADIUS)), 4)
-LOG_DET = round(
-    (D_RADIAL - 1) * math.log1p(BETA / (ALPHA + RADIUS)) + math.log1p(ALPHA * BETA / (ALPHA + RADIUS) ** 2), 4
-)
-LOG_P = round(-D_RADIAL / 2 * math.log(2 * math.pi) - RADIUS_OUT**2 / 2 + LOG_DET, 4)
+reached = RADIUS * (1 + BETA / (ALPHA + RADIUS))
+across, along = BETA / (ALPHA + RADIUS), ALPHA * BETA / (ALPHA + RADIUS) ** 2
+log_det = (D_RADIAL - 1) * math.log1p(across) + math.log1p(along)
+RADIUS_OUT, LOG_DET = round(reached, 4), round(log_det, 4)
+LOG_P = round(-D_RADIAL / 2 * math.log(2 * math.pi) - reached**2 / 2 + log_det, 4)
 # planar layer
 D_PLANAR = int(rng.integers(3, 6))  # noqa: F821
 MILD = round(float(rng.uniform(0.4, 0.7)), 2)  # noqa: F821
@@ -102,20 +102,6 @@ D_ODE = int(rng.integers(2, 5))  # noqa: F821
 D_CNF = int(rng.integers(3, 5))  # noqa: F821
 N_PROBES = int(rng.integers(3, 6))  # noqa: F821
 
-# %% [raw]
-# # ASSIGNMENT CONFIG
-# name: ps4
-# init_cell: true
-# check_all_cell: false
-# export_cell: false
-# runs_on: default
-# tests:
-#   files: true
-#   ok_format: false
-# generate:
-#   show_hidden: false
-#   plugins: []
-
 # %% [markdown]
 # # Problem set 4: Flows and neural ODEs
 #
@@ -123,13 +109,13 @@ N_PROBES = int(rng.integers(3, 6))  # noqa: F821
 # chapter 5 the evidence lower bound, and from chapter 4 the multivariate Gaussian.
 #
 # **Data and machine.** Everything is synthetic and small. A laptop's processor or a free Colab session is
-# enough: the whole notebook runs in less than two minutes on one core. Use `float64` while you debug. The
-# tests do.
+# enough: the whole notebook runs in less than two minutes on one core. It computes in `float64`, and so do
+# the tests.
 #
 # **Points.** Questions marked *by hand* are read by a person, with the points of each part as stated. The
 # others have public tests, which you can run as often as you like, and hidden tests, which run after you
-# hand in, on other numbers. A question earns the points of the tests it passes. One answer has ten seconds,
-# may not print more than a page, and is tested alone: no test uses your answer to another question.
+# hand in, on other numbers. A question earns the points of the tests it passes. One call of your function
+# has ten seconds and may print 100,000 characters. No test uses your answer to another question.
 # Functions of `course_lib` that do what a question asks for are switched off while it is tested. `torch`,
 # `numpy` and `math` are allowed wherever a question does not say otherwise.
 #
@@ -148,6 +134,7 @@ import numpy as np
 import torch
 
 torch.manual_seed({{SEED}})
+torch.set_default_dtype(torch.float64)
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -524,7 +511,7 @@ def test_forwards(coupling_flow):
         j = torch.arange(1, {{D_COUPLING}} - {{N_PASSING}} + 1).double()
         total = passing.sum(1, keepdim=True)
         return torch.sin(total + j), 0.5 * torch.cos(total * j) + 0.2
-    numbers = lambda values: torch.tensor(values).double()
+    numbers = lambda values: torch.tensor(values, dtype=torch.float64)
     layers = [(torch.tensor(mask), conditioner) for mask in {{MASKS}}[:2]]
     seen = bounded(coupling_flow, numbers({{X}}), layers,
                    without=["course_lib.affine_flows.AffineCoupling.forward_and_log_det"])
@@ -555,7 +542,7 @@ def test_one_back(coupling_flow):
         j = torch.arange(1, {{D_COUPLING}} - {{N_PASSING}} + 1).double()
         total = passing.sum(1, keepdim=True)
         return torch.sin(total + j), 0.5 * torch.cos(total * j) + 0.2
-    numbers = lambda values: torch.tensor(values).double()
+    numbers = lambda values: torch.tensor(values, dtype=torch.float64)
     layers = [(torch.tensor({{MASKS}}[0]), conditioner)]
     seen = bounded(coupling_flow, numbers({{Z_ONE}}), layers, inverse=True,
                    without=["course_lib.affine_flows.AffineCoupling.inverse_and_log_det"])
@@ -946,7 +933,7 @@ def autoregressive_sample(z, conditioner):
 # the order is free and there are several hidden layers. Feature $j$ has the **degree**
 # $m_j\in\{1,\dots,D\}$, its place in the order. It keeps that degree as an input *and* as an output. Every
 # hidden unit has a degree from $1,\dots,D-1$: it may know the features whose degrees are at most its own.
-# Output $i$ may depend on exactly the features $j$ with $m_j<m_i$, as far as paths lead there.
+# Output $i$ may depend on features $j$ with $m_j<m_i$ only. The masks must block no path that is allowed.
 #
 # Write `made_masks(degrees, hidden_degrees)`: `degrees` is a list of $D$ integers, `hidden_degrees` a list
 # with one list of integers for each hidden layer. It returns a list of matrices, one for each layer of
@@ -1132,7 +1119,8 @@ def made_masks(degrees, hidden_degrees):
 # $$ \log P(\mathbf v)\ \ge\ \mathbb E\Bigl[\log\frac1K\sum_{k=1}^K p_y(\mathbf v+\mathbf u_k)\Bigr]
 #    \ \ge\ \mathbb E\bigl[\log p_y(\mathbf v+\mathbf u_1)\bigr], $$
 #
-# where $p_y$ is the density of $\mathbf y=M\mathbf x$. (Both inequalities are Jensen's. Can you see where?)
+# where $p_y$ is the density of $\mathbf y=M\mathbf x$. (Both inequalities are Jensen's. Can you see where?
+# For $K=1$ the second is an equality.)
 #
 # Write `dequantisation_bounds(levels, noise, log_density, n_levels)`: `levels` of shape `(B, D)` holds
 # whole numbers as floats, `noise` of shape `(K, B, D)` the draws, `log_density(x)` maps $\mathbf x$ of
@@ -1193,7 +1181,7 @@ def test_slope(dequantisation_bounds):
     import math
     import torch
     from course_lib.answer_checks import bounded, compare
-    numbers = lambda values: torch.tensor(values).double()
+    numbers = lambda values: torch.tensor(values, dtype=torch.float64)
     seen = bounded(dequantisation_bounds, numbers({{LEVELS}}), numbers({{NOISE}}),
                    lambda x: torch.log(1 + 0.9 * (2 * x - 1)).sum(-1), {{N_LEVELS}},
                    without=["course_lib.flow.bits_per_dimension"])
@@ -1601,9 +1589,9 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 # manual: true
 
 # %% [markdown]
-# **6, continued: what you saw (4 points, by hand).** Show your plot, and answer in 80 to 200 words. (i)
-# With which power of $\sigma$ does each gap fall? (ii) Which of the two bounds becomes tight, and what
-# about its encoder makes the difference? (iii) For which flows $f$ on the line would both bounds become
+# **6, continued: what you saw (4 points, by hand).** Make the plot in the code cell, and answer in 80 to 200
+# words. (i) With which power of $\sigma$ does each gap fall? (ii) Which of the two bounds becomes tight, and
+# what about its encoder makes the difference? (iii) For which flows $f$ on the line would both bounds become
 # tight? (iv) A friend says: "Then I train my VAE with the smoothed bound and a *large* $\sigma$, it is a
 # lower bound on the flow's $\log p(x)$ anyway." Is it, for every flow and every $x$?
 
@@ -1627,6 +1615,27 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 # density. Against the flow's own $\log p(x)$ it differs by $\frac{\sigma^2}2(\log p)''(x)$, which is
 # positive where $\log p$ is convex: in heavy tails and between two modes the ELBO lies *above* $\log p(x)$.
 # And a large $\sigma$ trains a blurred density.
+
+# %%
+# BEGIN SOLUTION
+import matplotlib.pyplot as plt
+
+x = torch.linspace(-1.5, 1.5, 41).double()
+widths = np.geomspace(1e-3, 1, 13).tolist()
+smoothed, naive = smoothing_gaps(
+    lambda v: torch.sinh({{DELTA}} * torch.asinh(v) + {{SKEW}}),
+    lambda v: {{DELTA}} * torch.cosh({{DELTA}} * torch.asinh(v) + {{SKEW}}) / (1 + v**2).sqrt(),
+    lambda v: torch.sinh((torch.asinh(v) - {{SKEW}}) / {{DELTA}}),
+    x,
+    widths,
+)
+plt.loglog(widths, smoothed, "o-", label="smoothed")
+plt.loglog(widths, naive, "s-", label="naive")
+plt.xlabel("noise σ")
+plt.ylabel("log p(x) − ELBO (nats)")
+plt.legend()
+plt.show()
+# END SOLUTION
 
 # %% [raw]
 # # END SOLUTION
