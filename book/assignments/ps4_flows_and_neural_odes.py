@@ -34,10 +34,10 @@ WEAK = round(float(rng.uniform(-0.98, -0.92)), 3)  # noqa: F821
 # coupling and autoregression
 D_COUPLING = int(rng.integers(5, 8))  # noqa: F821
 N_PASSING = D_COUPLING // 2
-MASKS = [(rng.permutation(D_COUPLING) < N_PASSING).tolist()]  # noqa: F821
+MASKS = []
 while len(MASKS) < 3:
     mask = (rng.permutation(D_COUPLING) < N_PASSING).tolist()  # noqa: F821
-    if mask not in MASKS:
+    if mask not in MASKS and mask != sorted(mask, reverse=True):
         MASKS.append(mask)
 ORDER = (rng.permutation(D_COUPLING) + 1).tolist()  # noqa: F821
 if ORDER == sorted(ORDER):
