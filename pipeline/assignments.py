@@ -96,6 +96,7 @@ def read_master(path: Path, variant: str = "published") -> ProblemSet:
     head: list[NotebookNode] = []
     questions: list[Question] = []
     block: list[NotebookNode] | None = None
+    before: list[NotebookNode] = head  # what stands between two questions belongs to the second
     for cell in cells:
         cell.source = _fill(cell.source, constants, path.name)
         mark = BLOCK.match(cell.source.split("\n")[0]) if cell.cell_type == "raw" else None
@@ -105,14 +106,19 @@ def read_master(path: Path, variant: str = "published") -> ProblemSet:
             elif block is None:
                 raise ValueError(f"{path.name}: END QUESTION without a beginning")
             else:
-                questions.append(_question([*block, cell], path.name))
-                block = None
+                question = _question([*block, cell], path.name)
+                if before is not head:
+                    question.cells[:0] = before
+                questions.append(question)
+                block, before = None, []
         elif block is None:
-            head.append(cell)
+            before.append(cell)
         else:
             block.append(cell)
     if block is not None:
         raise ValueError(f"{path.name}: a question is not closed by END QUESTION")
+    if before is not head:
+        questions[-1].cells += before
     return ProblemSet(path.stem, variant, constants, head, _drawn(questions, rng, variant))
 
 
