@@ -12,6 +12,14 @@
 
 # %% tags=["variant"]
 # The pipeline provides rng.
+import math
+
+import torch
+from torch.nn import functional as F
+
+from course_lib import annealed_importance_sampling as ais
+from course_lib.rbm import RBM
+
 SEED = int(rng.integers(10_000))  # noqa: F821
 LABELS = rng.permutation(7).tolist()  # noqa: F821
 SHAPE = [[(0, 1), (0, 2), (2, 3), (2, 4, 5), (4, 5, 6)], [(0, 1), (1, 2, 3), (2, 3, 4), (4, 5), (4, 6)]][
@@ -31,6 +39,229 @@ N_HIDDEN = int(rng.integers(3, 5))  # noqa: F821
 N_STEPS = int(rng.integers(2, 5))  # noqa: F821
 N_CHAINS = int(rng.integers(8, 12))  # noqa: F821
 SPREAD = float(rng.choice([1.5, 1.6, 1.7]))  # noqa: F821
+LEAVES = float(rng.choice([0.03, 0.04, 0.05]))  # noqa: F821
+
+
+# What public tests compare with stands in them as numbers: their files reach the students, formulas do not.
+def drawn(*shape):
+    """Normal numbers with two decimals."""
+    return torch.from_numpy(rng.normal(size=shape)).mul(100).round() / 100  # noqa: F821
+
+
+def numbers(*tensors):
+    """The right value first, then those of the mistakes."""
+    return [torch.as_tensor(value).tolist() for value in tensors]
+
+
+# log_probability: a chain of three.
+a, b = torch.tensor(FIRST_TABLE).double(), torch.tensor(SECOND_TABLE).double()
+weight, top = a.sum(0) * b.sum(1), a.amax(0) * b.amax(1)
+right = (weight / weight.sum()).log()[STATE]
+CHAIN_VALUES = numbers(
+    right,
+    weight.log()[STATE],
+    -right,
+    right.exp(),
+    (a.sum(0) / a.sum()).log()[STATE],
+    (b.sum(1) / b.sum()).log()[STATE],
+    (top / top.max()).log()[STATE],
+)
+
+# gibbs_matrix: two bits.
+log_p = drawn(2, 2)
+p = log_p.exp() / log_p.exp().sum()
+rows, columns = p / p.sum(1, keepdim=True), p / p.sum(0)
+pairs = [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def matrix_of(entry):
+    return torch.tensor([[float(entry(*s, *t)) for t in pairs] for s in pairs], dtype=torch.float64)
+
+
+first = matrix_of(lambda a, b, c, d: columns[c, b] * (d == b))
+second = matrix_of(lambda a, b, c, d: rows[a, d] * (c == a))
+TWO_BITS = log_p.tolist()
+TWO_BITS_VALUES = numbers(
+    first @ second,
+    (first @ second).T,
+    second @ first,
+    (first + second) / 2,
+    matrix_of(lambda a, b, c, d: columns[c, b] * rows[a, d]),
+    (p.sum(1)[:, None] * p.sum(0)).flatten().expand(4, 4),
+    p.flatten().expand(4, 4),
+)
+
+# mixing_sweeps: two states, left with the probabilities LEAVES and 0.01.
+transition = torch.tensor([[1 - LEAVES, LEAVES], [0.01, 0.99]], dtype=torch.float64)
+stationary = torch.tensor([0.01, LEAVES], dtype=torch.float64) / (0.01 + LEAVES)
+
+
+def sweeps_until(distance, epsilon):
+    t = 1
+    while distance((torch.linalg.matrix_power(transition, t) - stationary).abs().sum(1) / 2) > epsilon:
+        t += 1
+    return float(t)
+
+
+TWO_STATES, STATIONARY = numbers(transition, stationary)
+MIXING_VALUES = [
+    sweeps_until(torch.max, 0.05),
+    sweeps_until(torch.max, 0.025),
+    sweeps_until(torch.mean, 0.05),
+    sweeps_until(torch.min, 0.05),
+]
+
+# free_energy: without weights.
+bias, level = -N_VISIBLE * (N_VISIBLE + 1) / 2, math.log(TOP + 1)
+FREE_VALUES = [
+    bias - N_HIDDEN * level,
+    N_HIDDEN * level - bias,
+    bias,
+    bias - N_HIDDEN * math.log(2),
+    bias - N_HIDDEN * TOP * math.log(2),
+    bias - N_HIDDEN * math.log(TOP),
+    bias - level,
+]
+c = drawn(N_HIDDEN)
+
+
+def mean_of(levels):
+    return (c[:, None] * levels).softmax(-1) @ levels
+
+
+HIDDEN_BIAS = c.tolist()
+MEAN_VALUES = numbers(
+    mean_of(torch.arange(TOP + 1).double()),
+    c.sigmoid(),
+    TOP * c.sigmoid(),
+    mean_of(torch.arange(1, TOP + 1).double()),
+    mean_of(torch.arange(TOP).double()),
+    TOP * (c > 0).double(),
+)
+
+# pcd_loss: chains that stand still, and chains that move.
+w, b, c = drawn(N_VISIBLE, N_HIDDEN), drawn(N_VISIBLE), drawn(N_HIDDEN)
+v, chains, starts = (drawn(6, N_VISIBLE) > 0).double(), (drawn(N_CHAINS, N_VISIBLE) > 0).double(), (
+    drawn(N_CHAINS, N_VISIBLE).abs().clamp(max=1)
+)
+PCD_THETA, PCD_DATA, PCD_CHAINS, PCD_STARTS = numbers(w, b, c), v.tolist(), chains.tolist(), starts.tolist()
+
+
+def phases(x):
+    h = (x @ w + c).sigmoid()
+    return torch.cat([(x.T @ h).flatten(), x.sum(0), h.sum(0)])
+
+
+def moved(x, n):
+    for _ in range(n):
+        x = (b + (c + x @ w).sigmoid() @ w.T).sigmoid()
+    return x
+
+
+data, model = phases(v), phases(chains)
+right = model / len(chains) - data / len(v)
+PCD_VALUES = numbers(
+    right,
+    -right,
+    -data / len(v),
+    -model / len(chains) - data / len(v),
+    model - data,
+    (model - data) / len(v),
+    right / N_VISIBLE,
+)
+MOVED_VALUES = numbers(
+    moved(starts, N_STEPS), moved(chains, N_STEPS), moved(starts, 1), moved(starts, N_STEPS + 1)
+)
+
+# annealing: steps that are not random, and a bracket.
+w, a, b = drawn(N_VISIBLE, N_HIDDEN), drawn(N_VISIBLE), drawn(N_HIDDEN)
+v = (drawn(N_CHAINS, N_VISIBLE) > 0).double()
+PATH = [0.0, 0.3, 0.55, 1.0]
+AIS_THETA, AIS_STARTS = numbers(w, a, b), v.tolist()
+
+
+def log_f(v, beta):
+    return beta * (v @ a) + F.softplus(beta * (v @ w + b)).sum(-1)
+
+
+def step(v, beta):
+    return (beta * (v.roll(1, -1) @ w @ w.T + a) + v.roll(1, -1) + 0.3).sin()
+
+
+def walk(before=None, after=None):
+    """Weights with a step at the old (0) or the new (1) temperature, before or after each ratio."""
+    x, total = v, torch.zeros(len(v), dtype=torch.float64)
+    for pair in zip(PATH[:-1], PATH[1:], strict=True):
+        x = x if before is None else step(x, pair[before])
+        total = total + log_f(x, pair[1]) - log_f(x, pair[0])
+        x = x if after is None else step(x, pair[after])
+    return total
+
+
+right = walk(after=1)
+AIS_VALUES = numbers(right, walk(before=0), walk(before=1), walk(after=0), -right, right.exp(), walk())
+forward, reverse = 1200 + drawn(N_CHAINS), -1202 + drawn(N_CHAINS + 3)
+FORWARD, REVERSE = numbers(forward, reverse)
+
+
+def log_mean(x):
+    return float(x.logsumexp(0)) - math.log(len(x))
+
+
+low, high = 3.7 + log_mean(forward), 3.7 - log_mean(reverse)
+BRACKETS = [
+    [low, high],
+    [3.7 + float(forward.mean()), 3.7 - float(reverse.mean())],
+    [low - 3.7, high - 3.7],
+    [3.7 + float(forward.logsumexp(0)), 3.7 - float(reverse.logsumexp(0))],
+    [low, 3.7 + log_mean(reverse)],
+    [high, low],
+    [low, 3.7 + log_mean(-reverse)],
+]
+
+# annealing_loss: a power law, and two machines.
+k = torch.tensor([4.0, 10.0, 32.0, 50.0], dtype=torch.float64)
+losses = torch.stack([5 * k**-0.6, 2 * k**-1.7]) * (1 + 0.1 * drawn(2, 4).abs())
+
+
+def line(x, y):
+    return (y * (x - x.mean())).sum(-1) / (x - x.mean()).square().sum()
+
+
+POWER_LAW = losses.tolist()
+SLOPES = numbers(
+    line(k.log(), losses.log()),
+    line(k, losses),
+    line(k.log(), losses),
+    line(k, losses.log()),
+    line(k.log10(), losses.log()),
+    (losses[:, -1] / losses[:, 0]).log() / (k[-1] / k[0]).log(),
+    -line(k.log(), losses.log()),
+)
+
+
+def measured(weight, visible_bias, hidden_bias, chains=2000):
+    """log Z0, losses and their standard errors (of a difference of two runs), for 4 and 12 temperatures."""
+    noise = torch.Generator().manual_seed(SEED)
+    machine = RBM(*weight.shape).double().requires_grad_(False)
+    machine.weight.copy_(weight), machine.visible_bias.copy_(visible_bias), machine.hidden_bias.copy_(hidden_bias)
+    log_z0 = float(F.softplus(machine.visible_bias).sum()) + len(hidden_bias) * math.log(2)
+    ratio, columns, errors = float(machine.log_partition()) - log_z0, [], []
+    for n_temperatures in (4, 12):
+        plan, start = ais.linear_schedule(n_temperatures), machine.sample_exact(chains, noise)
+        ahead = ais.annealed_importance_sampling(machine, plan, chains, generator=noise).log_weights
+        back = ais.reverse_annealed_importance_sampling(machine, start, plan, generator=noise).log_weights
+        columns.append([ratio - float(ahead.mean()), -ratio - float(back.mean())])
+        errors.append([float(log_w.std()) * math.sqrt(2 / chains) for log_w in (ahead, back)])
+    return log_z0, torch.tensor(columns).T.tolist(), torch.tensor(errors).T.tolist()
+
+
+rough = [2.5 * drawn(6, 5), drawn(6) - 1, torch.zeros(5)]
+w = 1.5 + 0.5 * drawn(6, 5)
+valleys = [w, -0.5 * w.sum(1) - 0.3, -0.5 * w.sum(0) - 0.3]
+ROUGH, VALLEYS = numbers(*rough), numbers(*valleys)
+ROUGH_BASE, ROUGH_LOSSES, ROUGH_ERRORS = measured(*rough)
+VALLEYS_BASE, VALLEYS_LOSSES, VALLEYS_ERRORS = measured(*valleys)
 
 # %% [markdown]
 # # Problem set 1: Markov networks and restricted Boltzmann machines
@@ -147,19 +378,17 @@ def test_chain(log_probability):
     from course_lib.answer_checks import bounded, compare
     off = ["course_lib.elimination.eliminate", "course_lib.factor.product"]
     a, b = torch.tensor({{FIRST_TABLE}}).double(), torch.tensor({{SECOND_TABLE}}).double()
-    weight = a.sum(0) * b.sum(1)
-    truth = (weight / weight.sum()).log()[{{STATE}}]
+    right, unnormalised, flipped, plain, one, other, largest = {{CHAIN_VALUES}}
     seen = bounded(log_probability, [((0, 1), a.log()), ((1, 2), b.log())], {1: {{STATE}}}, [0, 2, 1],
                    without=off)
-    compare("log p(x1) in a chain of three", seen, truth, {
-        "log Z is missing: a product of factors need not sum to 1": weight.log()[{{STATE}}],
-        "the sign is flipped: a log-probability is at most 0": -truth,
+    compare("log p(x1) in a chain of three", seen, torch.tensor(right, dtype=torch.float64), {
+        "log Z is missing: a product of factors need not sum to 1": unnormalised,
+        "the sign is flipped: a log-probability is at most 0": flipped,
         "this is the probability of no evidence at all, which is 1: was the evidence summed out, too?": 0.0,
-        "this is p itself: the logarithm is asked for": truth.exp(),
-        "one factor was taken for the marginal of its variables": (a.sum(0) / a.sum()).log()[{{STATE}}],
-        "the other factor was taken for the marginal of its variables": (b.sum(1) / b.sum()).log()[{{STATE}}],
-        "the largest term is not the sum": (a.amax(0) * b.amax(1) / (a.amax(0) * b.amax(1)).max()
-                                            ).log()[{{STATE}}],
+        "this is p itself: the logarithm is asked for": plain,
+        "one factor was taken for the marginal of its variables": one,
+        "the other factor was taken for the marginal of its variables": other,
+        "the largest term is not the sum": largest,
     })
 
 # %%
@@ -546,7 +775,7 @@ def log_probability(factors, evidence, order):
 # $\log p(x_1,x_2,x_3,0)=f(x_1,x_2,0)+g(x_2,x_3,0)$, a function of $\{1,2\}$ and one of $\{2,3\}$, and
 # $\log p(x_1,0,x_3,x_4)=f(x_1,0,x_4)+g(0,x_3,x_4)$, of $\{1,4\}$ and of $\{3,4\}$. The last one is
 # $f(x_1,0,0)+g(0,x_3,0)$, of single nodes. So $\log p$ is a sum over edges of the ring. With zeros the difference is
-# $\infty-\infty$: the logarithms do not exist, and no state has all its neighbours possible.
+# $\infty-\infty$ or infinite: given $(x_1,x_3)$, two of the four states of $(x_2,x_4)$ are impossible.
 #
 # **(d)** The divergence falls towards zero, like $\log(1+e^{-2\beta})$ along the path of the chapter, and never
 # reaches it; the parameters grow without bound, and there is no maximiser. With the chord and factors that may be
@@ -645,24 +874,16 @@ points: 3
 def test_two(gibbs_matrix):
     import torch
     from course_lib.answer_checks import bounded, compare
-    log_p = torch.randn(2, 2, generator=torch.Generator().manual_seed({{SEED}})).double()
-    p = log_p.exp()
-    rows, columns = p / p.sum(1, keepdim=True), p / p.sum(0)
-    states = [(a, b) for a in range(2) for b in range(2)]
-    def build(entry):
-        return torch.tensor([[float(entry(*s, *t)) for t in states] for s in states]).double()
-    first = build(lambda a, b, c, d: columns[c, b] * (d == b))
-    second = build(lambda a, b, c, d: rows[a, d] * (c == a))
+    log_p = torch.tensor({{TWO_BITS}}, dtype=torch.float64)
+    right, turned, last, random, at_once, marginal, limit = torch.tensor({{TWO_BITS_VALUES}}, dtype=torch.float64)
     seen = bounded(gibbs_matrix, log_p)
-    compare("the matrix of one sweep over two bits", seen, first @ second, {
-        "rows and columns are exchanged: [s, t] is the way from s to t": (first @ second).T,
-        "the last bit is redrawn first": second @ first,
-        "one bit chosen at random is redrawn: a sweep redraws all, one after the other": (first + second) / 2,
-        "all bits are redrawn at once, from the old values of the others":
-            build(lambda a, b, c, d: columns[c, b] * rows[a, d]),
-        "each bit is drawn from its marginal: condition on the others": (p / p.sum()).sum(1)[:, None].mul(
-            (p / p.sum()).sum(0)).flatten().expand(4, 4),
-        "every row is p itself: that is where the chain ends, not a step of it": (p / p.sum()).flatten().expand(4, 4),
+    compare("the matrix of one sweep over two bits", seen, right, {
+        "rows and columns are exchanged: [s, t] is the way from s to t": turned,
+        "the last bit is redrawn first": last,
+        "one bit chosen at random is redrawn: a sweep redraws all, one after the other": random,
+        "all bits are redrawn at once, from the old values of the others": at_once,
+        "each bit is drawn from its marginal: condition on the others": marginal,
+        "every row is p itself: that is where the chain ends, not a step of it": limit,
     })
 
 # %%
@@ -705,24 +926,16 @@ points: 2
 def test_mixing_public(mixing_sweeps):
     import torch
     from course_lib.answer_checks import bounded, compare
-    a, b = 0.04, 0.01
-    transition = torch.tensor([[1 - a, a], [b, 1 - b]]).double()
-    p = torch.tensor([b, a]).double() / (a + b)
-    def first(distance, epsilon):  # of the powers; the second eigenvalue is 1 - a - b
-        t = 1
-        while distance(torch.linalg.matrix_power(transition, t) - p) > epsilon:
-            t += 1
-        return float(t)
-    def half(d): return d.abs().sum(1).max() / 2
+    transition = torch.tensor({{TWO_STATES}}, dtype=torch.float64)
+    p = torch.tensor({{STATIONARY}}, dtype=torch.float64)
+    right, no_half, mean, best = {{MIXING_VALUES}}
     seen = bounded(mixing_sweeps, transition, p, 0.05)
-    truth = first(half, 0.05)
-    compare("sweeps until a chain of two states has mixed", seen, truth, {
-        "the factor 1/2 of the total variation is missing": first(half, 0.025),
-        "one too many: the first power counts as one sweep": truth + 1,
-        "one too few: the first power counts as one sweep": truth - 1,
-        "the mean over starts is not the worst start": first(lambda d: d.abs().sum(1).mean() / 2, 0.05),
-        "only the start in state 0 was looked at": first(lambda d: d[:1].abs().sum(1).max() / 2, 0.05),
-        "the best start is not the worst": first(lambda d: d.abs().sum(1).min() / 2, 0.05),
+    compare("sweeps until a chain of two states has mixed", seen, torch.tensor(right), {
+        "the factor 1/2 of the total variation is missing": no_half,
+        "one too many: the first power counts as one sweep": right + 1,
+        "one too few: the first power counts as one sweep": right - 1,
+        "the mean over starts is not the worst start": mean,
+        "the best start is not the worst": best,
     })
 
 # %%
@@ -1148,22 +1361,19 @@ points: 2
 def test_no_weights(free_energy):
     import torch
     from course_lib.answer_checks import bounded, compare
-    d, m, top = {{N_VISIBLE}}, {{N_HIDDEN}}, {{TOP}}
-    v = torch.ones(2, d).double()
-    a = torch.arange(1, d + 1).double()
-    levels = torch.tensor(float(top + 1)).double().log()
-    truth = (-a.sum() - m * levels).expand(2)
-    log = torch.log(torch.tensor([2.0, top, m]).double())
-    seen = bounded(free_energy, v, torch.zeros(d, m).double(), a, torch.zeros(m).double(), top,
+    d, m = {{N_VISIBLE}}, {{N_HIDDEN}}
+    v, a = torch.ones(2, d).double(), torch.arange(1, d + 1).double()
+    right, flipped, none, softplus, copies, fewer, mean = (
+        torch.tensor({{FREE_VALUES}}, dtype=torch.float64)[:, None].expand(-1, 2))
+    seen = bounded(free_energy, v, torch.zeros(d, m).double(), a, torch.zeros(m).double(), {{TOP}},
                    without=["course_lib.rbm.RBM.free_energy"])
-    compare("F(v) without weights and hidden biases", seen, truth, {
-        "the sign is flipped: p(v) is proportional to exp(-F)": -truth,
-        "the hidden units are missing: without weights each has L + 1 equally probable values": -a.sum().expand(2),
-        "softplus knows the values 0 and 1 only, but here there are more": (-a.sum() - m * log[0]).expand(2),
-        "that is L bits with shared weights: they have L over k ways to count to k, here there is one":
-            (-a.sum() - m * top * log[0]).expand(2),
-        "one value is missing: from 0 to L there are L + 1": (-a.sum() - m * log[1]).expand(2),
-        "a mean over hidden units instead of a sum": (-a.sum() - levels).expand(2),
+    compare("F(v) without weights and hidden biases", seen, right, {
+        "the sign is flipped: p(v) is proportional to exp(-F)": flipped,
+        "the hidden units are missing: without weights each has L + 1 equally probable values": none,
+        "softplus knows the values 0 and 1 only, but here there are more": softplus,
+        "that is L bits with shared weights: they have L over k ways to count to k, here there is one": copies,
+        "one value is missing: from 0 to L there are L + 1": fewer,
+        "a mean over hidden units instead of a sum": mean,
     })
 
 # %%
@@ -1174,19 +1384,16 @@ points: 2
 def test_mean_public(hidden_mean):
     import torch
     from course_lib.answer_checks import bounded, compare
-    d, m, top = {{N_VISIBLE}}, {{N_HIDDEN}}, {{TOP}}
-    c = torch.linspace(-1, 1, m).double()
-    v = torch.zeros(1, d).double()
-    def expected(levels):
-        return ((c[:, None] * levels).softmax(-1) @ levels)[None]
-    one = c.sigmoid()[None]
-    seen = bounded(hidden_mean, v, torch.zeros(d, m).double(), c, top)
-    compare("E[h | v] without weights", seen, expected(torch.arange(top + 1).double()), {
+    d, m = {{N_VISIBLE}}, {{N_HIDDEN}}
+    v, c = torch.zeros(1, d).double(), torch.tensor({{HIDDEN_BIAS}}, dtype=torch.float64)
+    right, one, copies, no_zero, no_top, mode = torch.tensor({{MEAN_VALUES}}, dtype=torch.float64)[:, None]
+    seen = bounded(hidden_mean, v, torch.zeros(d, m).double(), c, {{TOP}})
+    compare("E[h | v] without weights", seen, right, {
         "the sigmoid is the mean of a bit, which has the values 0 and 1 only": one,
-        "L sigmoids are the mean of L bits with shared weights, which have more ways to count": top * one,
-        "the value 0 is missing": expected(torch.arange(1, top + 1).double()),
-        "the value L is missing": expected(torch.arange(top).double()),
-        "the most probable value is not the mean": (c > 0).double()[None] * top,
+        "L sigmoids are the mean of L bits with shared weights, which have more ways to count": copies,
+        "the value 0 is missing": no_zero,
+        "the value L is missing": no_top,
+        "the most probable value is not the mean": mode,
     })
 
 # %%
@@ -1492,31 +1699,24 @@ def test_still(pcd_loss):
     from course_lib.answer_checks import bounded, compare
     off = ["course_lib.rbm.RBM.free_energy",
            "course_lib.contrastive_divergence.ContrastiveDivergence.likelihood_gradient"]
-    noise = torch.Generator().manual_seed({{SEED}} + 5)
-    d, m = {{N_VISIBLE}}, {{N_HIDDEN}}
-    theta = [torch.randn(s, generator=noise).double().requires_grad_() for s in [(d, m), (d,), (m,)]]
-    v = torch.randint(2, (6, d), generator=noise).double()
-    chains = torch.randint(2, ({{N_CHAINS}}, d), generator=noise).double()
+    theta = [torch.tensor(t, dtype=torch.float64).requires_grad_() for t in {{PCD_THETA}}]
+    v = torch.tensor({{PCD_DATA}}, dtype=torch.float64)
+    chains = torch.tensor({{PCD_CHAINS}}, dtype=torch.float64)
     def still(chains, weight, visible_bias, hidden_bias): return chains
     seen = bounded(pcd_loss, v, chains, still, 1, *theta, without=off)
     assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: the loss and the chains"
     assert isinstance(seen[0], torch.Tensor) and seen[0].requires_grad, "the loss does not depend on the parameters"
     assert seen[0].shape == (), f"the loss must be a scalar, got the shape {tuple(seen[0].shape)}"
     slopes = torch.autograd.grad(seen[0], theta, allow_unused=True, materialize_grads=True)
-    def phases(x):
-        h = (x @ theta[0] + theta[2]).sigmoid()
-        return torch.cat([(x.T @ h).flatten(), x.sum(0), h.sum(0)]).detach()
-    data, model = phases(v), phases(chains)
-    truth = model / len(chains) - data / len(v)
+    right, flipped, positive, same, sums, by_batch, by_d = torch.tensor({{PCD_VALUES}}, dtype=torch.float64)
     compare("gradient of the loss (W, then b, then c), chains that stand still",
-            torch.cat([s.flatten() for s in slopes]), truth, {
-        "the sign is flipped: this loss would be maximised, and minimising it unlearns the data": -truth,
-        "the negative phase is missing": -data / len(v),
-        "both phases have the same sign": -model / len(chains) - data / len(v),
-        "sums over the batch and over the chains are not comparable: take means": model - data,
-        "the negative phase is divided by the size of the batch, but there are C chains":
-            (model - data) / len(v),
-        "everything was divided by D as well": truth / d,
+            torch.cat([s.flatten() for s in slopes]), right, {
+        "the sign is flipped: this loss would be maximised, and minimising it unlearns the data": flipped,
+        "the negative phase is missing": positive,
+        "both phases have the same sign": same,
+        "sums over the batch and over the chains are not comparable: take means": sums,
+        "the negative phase is divided by the size of the batch, but there are C chains": by_batch,
+        "everything was divided by D as well": by_d,
     })
 
 # %%
@@ -1529,24 +1729,19 @@ def test_chains(pcd_loss):
     from course_lib.answer_checks import bounded, compare
     off = ["course_lib.rbm.RBM.free_energy",
            "course_lib.contrastive_divergence.ContrastiveDivergence.likelihood_gradient"]
-    noise = torch.Generator().manual_seed({{SEED}} + 6)
-    d, m, n_steps = {{N_VISIBLE}}, {{N_HIDDEN}}, {{N_STEPS}}
-    theta = [torch.randn(s, generator=noise).double().requires_grad_() for s in [(d, m), (d,), (m,)]]
-    v = torch.randint(2, ({{N_CHAINS}}, d), generator=noise).double()
-    chains = torch.rand(({{N_CHAINS}}, d), generator=noise).double()
+    theta = [torch.tensor(t, dtype=torch.float64).requires_grad_() for t in {{PCD_THETA}}]
+    v = torch.tensor({{PCD_CHAINS}}, dtype=torch.float64)
+    chains = torch.tensor({{PCD_STARTS}}, dtype=torch.float64)
     def step(chains, weight, visible_bias, hidden_bias):
         return (visible_bias + (hidden_bias + chains @ weight).sigmoid() @ weight.T).sigmoid()
-    def after(x, n):
-        for _ in range(n):
-            x = step(x, *theta).detach()
-        return x
-    seen = bounded(pcd_loss, v, chains, step, n_steps, *theta, without=off)
+    right, from_data, one, more = torch.tensor({{MOVED_VALUES}}, dtype=torch.float64)
+    seen = bounded(pcd_loss, v, chains, step, {{N_STEPS}}, *theta, without=off)
     assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: the loss and the chains"
-    compare("the chains after the steps", seen[1], after(chains, n_steps), {
+    compare("the chains after the steps", seen[1], right, {
         "these are the old chains: nothing would persist": chains,
-        "the chains began at the data: that is CD, not persistent CD": after(v, n_steps),
-        "one step was made instead of n_steps": after(chains, 1),
-        "one step too many": after(chains, n_steps + 1),
+        "the chains began at the data: that is CD, not persistent CD": from_data,
+        "one step was made instead of n_steps": one,
+        "one step too many": more,
     })
     assert not seen[1].requires_grad, (
         "the chains still hang on the graph of this batch: handed back, they keep every batch in memory; detach them")
@@ -1761,32 +1956,21 @@ def test_forward(forward_log_weights):
     from torch.nn import functional as F
     from course_lib.answer_checks import bounded, compare
     off = ["course_lib.annealed_importance_sampling._anneal"]
-    noise = torch.Generator().manual_seed({{SEED}} + 8)
-    d, m = {{N_VISIBLE}}, {{N_HIDDEN}}
-    w, a, b = (torch.randn(s, generator=noise).double() for s in [(d, m), (d,), (m,)])
-    v = torch.randint(2, ({{N_CHAINS}}, d), generator=noise).double()
-    betas = torch.tensor([0.0, 0.3, 0.55, 1.0]).double()
+    w, a, b = (torch.tensor(t, dtype=torch.float64) for t in {{AIS_THETA}})
+    v = torch.tensor({{AIS_STARTS}}, dtype=torch.float64)
+    betas = torch.tensor({{PATH}}, dtype=torch.float64)
     def log_f(v, beta): return beta * (v @ a) + F.softplus(beta * (v @ w + b)).sum(-1)
     def step(v, beta): return (beta * (v.roll(1, -1) @ w @ w.T + a) + v.roll(1, -1) + 0.3).sin()
-    def walk(before=None, after=None):  # of old and new, the temperature of a step before or after the ratio
-        x, total = v, torch.zeros(len(v)).double()
-        for pair in zip(betas[:-1], betas[1:]):
-            x = x if before is None else step(x, pair[before])
-            total = total + log_f(x, pair[1]) - log_f(x, pair[0])
-            x = x if after is None else step(x, pair[after])
-        return total
-    truth, also_right = walk(after=1), walk(before=0)
+    right, also_right, early, old, inverse, plain, still = torch.tensor({{AIS_VALUES}}, dtype=torch.float64)
     seen = bounded(forward_log_weights, v, betas, log_f, step, without=off)
-    if isinstance(seen, torch.Tensor) and seen.shape == truth.shape and torch.allclose(seen.double(), also_right):
+    if isinstance(seen, torch.Tensor) and seen.shape == right.shape and torch.allclose(seen.double(), also_right):
         return
-    compare("forward log-weights", seen, truth, {
-        "moved with p_k before the ratio f_k / f_(k-1) was taken: that ratio needs a sample of p_(k-1)":
-            walk(before=1),
-        "the steps were made at the old temperature: after the ratio f_k / f_(k-1) the chain moves with p_k":
-            walk(after=0),
-        "the ratios are upside down: new over old": -truth,
-        "this is w: the logarithm is asked for": truth.exp(),
-        "the chains never moved: that is plain importance sampling": walk(),
+    compare("forward log-weights", seen, right, {
+        "moved with p_k before the ratio f_k / f_(k-1) was taken: that ratio needs a sample of p_(k-1)": early,
+        "the steps were made at the old temperature: after the ratio f_k / f_(k-1) the chain moves with p_k": old,
+        "the ratios are upside down: new over old": inverse,
+        "this is w: the logarithm is asked for": plain,
+        "the chains never moved: that is plain importance sampling": still,
     })
 
 # %%
@@ -1836,27 +2020,20 @@ points: 3
 def test_bracket(log_z_bracket):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 10)
-    forward = 1200 + torch.randn({{N_CHAINS}}, generator=noise).double()
-    reverse = -1202 + torch.randn({{N_CHAINS}} + 3, generator=noise).double()
-    log_z0 = 3.7
-    def log_mean(x): return x.logsumexp(0) - torch.tensor(float(len(x))).double().log()
-    def pair(a, b): return torch.stack([a, b])
-    seen = bounded(log_z_bracket, forward, reverse, log_z0)
+    forward = torch.tensor({{FORWARD}}, dtype=torch.float64)
+    reverse = torch.tensor({{REVERSE}}, dtype=torch.float64)
+    right, mean, ratio, sums, sign, exchanged, inverted = torch.tensor({{BRACKETS}}, dtype=torch.float64)
+    seen = bounded(log_z_bracket, forward, reverse, 3.7)
     if isinstance(seen, tuple | list):
         assert len(seen) == 2, "expected a pair: the lower and the upper estimate"
         seen = torch.stack([torch.as_tensor(x).double() for x in seen])
-    truth = pair(log_z0 + log_mean(forward), log_z0 - log_mean(reverse))
-    mean = pair(log_z0 + forward.mean(), log_z0 - reverse.mean())
-    compare("lower and upper estimate of log Z (weights of e^1200: stay in log space)", seen, truth, {
+    compare("lower and upper estimate of log Z (weights of e^1200: stay in log space)", seen, right, {
         "the mean of the logs is not the log of the mean": mean,
-        "log Z0 is missing: the weights estimate a ratio": truth - log_z0,
-        "a sum instead of a mean over chains": pair(log_z0 + forward.logsumexp(0), log_z0 - reverse.logsumexp(0)),
-        "the sign of the reverse estimate is wrong: its weights estimate Z0 / Z":
-            pair(truth[0], log_z0 + log_mean(reverse)),
-        "lower and upper are exchanged": truth.flip(0),
-        "the reverse weights were inverted before their mean was taken: that mean estimates nothing":
-            pair(truth[0], log_z0 + log_mean(-reverse)),
+        "log Z0 is missing: the weights estimate a ratio": ratio,
+        "a sum instead of a mean over chains": sums,
+        "the sign of the reverse estimate is wrong: its weights estimate Z0 / Z": sign,
+        "lower and upper are exchanged": exchanged,
+        "the reverse weights were inverted before their mean was taken: that mean estimates nothing": inverted,
     }, rtol=1e-7)
 
 # %% [raw]
@@ -2088,21 +2265,16 @@ points: 2
 def test_slopes(slopes):
     import torch
     from course_lib.answer_checks import bounded, compare
-    temperatures = [4, 10, 32, 50]
-    k = torch.tensor(temperatures).double()
-    noise = 1 + 0.3 * torch.rand(2, 4, generator=torch.Generator().manual_seed({{SEED}})).double()
-    losses = torch.stack([5 * k**-0.6, 2 * k**-1.7]) * noise
-    def line(x, y): return (y * (x - x.mean())).sum(-1) / (x - x.mean()).square().sum()
-    seen = bounded(slopes, temperatures, losses)
-    log10 = torch.tensor(10.0).double().log()
-    compare("the slopes", seen, line(k.log(), losses.log()), {
-        "the line goes through the losses themselves: take logarithms of both": line(k, losses),
-        "the logarithm of the losses is missing": line(k.log(), losses),
-        "the logarithm of K is missing": line(k, losses.log()),
-        "the two logarithms have different bases": line(k.log() / log10, losses.log()),
-        "that is the slope between the first and the last point: fit a line through all":
-            (losses[:, -1] / losses[:, 0]).log() / (k[-1] / k[0]).log(),
-        "the sign is flipped: losses fall": -line(k.log(), losses.log()),
+    losses = torch.tensor({{POWER_LAW}}, dtype=torch.float64)
+    right, plain, half, other_half, bases, ends, flipped = torch.tensor({{SLOPES}}, dtype=torch.float64)
+    seen = bounded(slopes, [4, 10, 32, 50], losses)
+    compare("the slopes", seen, right, {
+        "the line goes through the losses themselves: take logarithms of both": plain,
+        "the logarithm of the losses is missing": half,
+        "the logarithm of K is missing": other_half,
+        "the two logarithms have different bases": bases,
+        "that is the slope between the first and the last point: fit a line through all": ends,
+        "the sign is flipped: losses fall": flipped,
     })
 
 # %%
@@ -2112,50 +2284,35 @@ points: 4
 """ # END TEST CONFIG
 def test_losses(annealing_loss):
     import torch
-    from torch.nn import functional as F
     from course_lib.answer_checks import bounded, compare
-    from course_lib import annealed_importance_sampling as ais
     from course_lib.rbm import RBM
-    noise = torch.Generator().manual_seed({{SEED}} + 12)
-    d, m, n, temperatures = 6, 5, 2000, [4, 12]
-    rough, bistable = RBM(d, m).double().requires_grad_(False), RBM(d, m).double().requires_grad_(False)
-    rough.weight.copy_(2.5 * torch.randn(d, m, generator=noise).double())
-    rough.visible_bias.copy_(torch.randn(d, generator=noise).double() - 1)
-    bistable.weight.copy_(1.5 + 0.5 * torch.randn(d, m, generator=noise).double())
-    bistable.visible_bias.copy_(-0.5 * bistable.weight.sum(1) - 0.3)
-    bistable.hidden_bias.copy_(-0.5 * bistable.weight.sum(0) - 0.3)
-    for machine in (bistable, rough):
-        base = float(F.softplus(machine.visible_bias).sum()) + m * float(torch.tensor(2.0).double().log())
-        ratio = float(machine.log_partition()) - base
-        seen = bounded(annealing_loss, machine, temperatures, n, torch.Generator().manual_seed({{SEED}} + 13))
+    noise = torch.Generator().manual_seed({{SEED}} + 13)
+    def losses_of(parameters):
+        machine = RBM(6, 5).double().requires_grad_(False)
+        for own, given in zip((machine.weight, machine.visible_bias, machine.hidden_bias), parameters):
+            own.copy_(torch.tensor(given, dtype=torch.float64))
+        seen = bounded(annealing_loss, machine, [4, 12], 2000, noise)
         compare("shape of the losses", seen, torch.zeros(2, 2).double(), atol=1e9)
-        runs = {"ahead": [], "back": []}
-        for k in temperatures:
-            plan = ais.linear_schedule(k)
-            ahead = ais.annealed_importance_sampling(machine, plan, n, generator=noise)
-            runs["ahead"].append(ahead.log_weights)
-            start = machine.sample_exact(n, noise)
-            back = ais.reverse_annealed_importance_sampling(machine, start, plan, generator=noise)
-            runs["back"].append(back.log_weights)
-        ahead, back = torch.stack(runs["ahead"]), torch.stack(runs["back"])
-        truth = torch.stack([ratio - ahead.mean(1), -ratio - back.mean(1)])
-        scale = torch.stack([ahead.std(1), back.std(1)]) * (2 / n) ** 0.5
-        values = {
-            "log Z0 is missing: the weights estimate a ratio": truth + torch.tensor([[base], [-base]]).double(),
-            "the sign is flipped: a loss is positive": -truth,
-            "the sign of the reverse loss is flipped": truth * torch.tensor([[1.0], [-1.0]]),
-            "rows are exchanged: forward is row 0": truth.flip(0),
-        }
-        if machine is bistable:
-            apart = (torch.as_tensor(seen).detach() - truth) / scale
-            assert not ((apart[0].abs() < 5).all() and (apart[1] > 5).all()), (
-                "the reverse losses are too large where a machine has two valleys of unequal depth: "
-                "the reverse chains did not start at exact samples of the machine")
-            continue
-        assert not (torch.as_tensor(seen).detach().abs() < 0.5 * truth).all(), (
-            "the losses are much too small: was the log of the mean weight taken? A path loses the mean of the logs")
-        compare("losses, in standard errors", torch.as_tensor(seen).detach() / scale, truth / scale,
-                {sentence: value / scale for sentence, value in values.items()}, rtol=0, atol=5, show=False)
+        return torch.as_tensor(seen).detach().double()
+    def compare_in_errors(seen, right, error, log_z0):
+        signs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+        compare("losses, in standard errors", seen / error, right / error, {
+            "log Z0 is missing: the weights estimate a ratio": (right + log_z0 * signs) / error,
+            "the sign is flipped: a loss is positive": -right / error,
+            "the sign of the reverse loss is flipped": right * signs / error,
+            "rows are exchanged: forward is row 0": right.flip(0) / error,
+        }, rtol=0, atol=5, show=False)
+    seen = losses_of({{VALLEYS}})
+    right, error = torch.tensor([{{VALLEYS_LOSSES}}, {{VALLEYS_ERRORS}}], dtype=torch.float64)
+    apart = (seen - right) / error
+    assert not ((apart[0].abs() < 5).all() and (apart[1] > 5).all()), (
+        "the reverse losses are too large where a machine has two valleys of unequal depth: "
+        "the reverse chains did not start at exact samples of the machine")
+    seen = losses_of({{ROUGH}})
+    right, error = torch.tensor([{{ROUGH_LOSSES}}, {{ROUGH_ERRORS}}], dtype=torch.float64)
+    assert not (seen.abs() < 0.5 * right).all(), (
+        "the losses are much too small: was the log of the mean weight taken? A path loses the mean of the logs")
+    compare_in_errors(seen, right, error, {{ROUGH_BASE}})
 
 # %%
 """ # BEGIN TEST CONFIG
