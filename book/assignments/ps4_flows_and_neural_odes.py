@@ -2257,7 +2257,7 @@ def test_network(cnf_log_prob):
     import torch
     from course_lib.answer_checks import bounded, compare
     noise = torch.Generator().manual_seed({{SEED}} + 3)
-    A, B = torch.randn(2, {{D_CNF}}, {{D_CNF}}, generator=noise).double()
+    A, B = 0.8 * torch.randn(2, {{D_CNF}}, {{D_CNF}}, generator=noise).double()
     c = torch.randn({{D_CNF}}, generator=noise).double()
     x = torch.randn(4, {{D_CNF}}, generator=noise).double()
     field = lambda t, z: torch.tanh(z @ A.T + 3 * t * c) @ B.T
