@@ -244,7 +244,9 @@ def measured(weight, visible_bias, hidden_bias, chains=2000):
     """log Z0, losses and their standard errors (of a difference of two runs), for 4 and 12 temperatures."""
     noise = torch.Generator().manual_seed(SEED)
     machine = RBM(*weight.shape).double().requires_grad_(False)
-    machine.weight.copy_(weight), machine.visible_bias.copy_(visible_bias), machine.hidden_bias.copy_(hidden_bias)
+    machine.weight.copy_(weight)
+    machine.visible_bias.copy_(visible_bias)
+    machine.hidden_bias.copy_(hidden_bias)
     log_z0 = float(F.softplus(machine.visible_bias).sum()) + len(hidden_bias) * math.log(2)
     ratio, columns, errors = float(machine.log_partition()) - log_z0, [], []
     for n_temperatures in (4, 12):
@@ -273,21 +275,21 @@ VALLEYS_BASE, VALLEYS_LOSSES, VALLEYS_ERRORS = measured(*valleys)
 # chapter 2, *Restricted Boltzmann machines* (free energy, the two phases of the gradient, contrastive
 # divergence, annealed importance sampling).
 #
-# **Data and machine.** No data set. All machines here are so small that the truth can be enumerated. The whole
-# notebook runs in less than two minutes on one core of a laptop, and in a free Colab session.
+# **Data and machine.** No data set. All machines here are so small that the truth can be enumerated. The
+# whole notebook runs in less than two minutes on one core of a laptop, and in a free Colab session.
 #
-# **Points.** There are 100. The cell below each code question runs its *public* tests; a failed test says what
-# it saw. *Hidden* tests with other numbers run when you hand in. Every question is graded alone: a wrong answer
-# to one costs nothing on the next. Derivations and the comment are read by a person. Part of the points is for
-# the argument, so write down every step that you would have to defend at the blackboard.
+# **Points.** There are 100. The cell below each code question runs its *public* tests; a failed test says
+# what it saw. *Hidden* tests with other numbers run when you hand in. Every question is graded alone: a
+# wrong answer to one costs nothing on the next. Derivations and the comment are read by a person. Part of
+# the points is for the argument, so write down every step that you would have to defend at the blackboard.
 #
-# **Rules for the code.** Logarithms are natural, so log-probabilities, energies and $\log Z$ are in nats. Use
-# `torch`, in float64. Where a question says so, the function of `course_lib` that would answer it is switched
-# off while your answer is tested.
+# **Rules for the code.** Logarithms are natural, so log-probabilities, energies and $\log Z$ are in nats.
+# Use `torch`, in float64. Where a question says so, the function of `course_lib` that would answer it is
+# switched off while your answer is tested.
 #
-# **On your honour.** Talk with others about the ideas, and write your answers alone. If a program or a person
-# wrote or changed a part of an answer, say which part and how you checked it. You must be able to explain every
-# line that you hand in.
+# **On your honour.** Talk with others about the ideas, and write your answers alone. If a program or a
+# person wrote or changed a part of an answer, say which part and how you checked it. You must be able to
+# explain every line that you hand in.
 
 # %%
 import torch
@@ -311,20 +313,20 @@ torch.set_default_dtype(torch.float64)
 # %% [markdown]
 # ## Elimination that survives zeros (14 points)
 #
-# Chapter 1 sums variables out of a product of tables. With a hundred factors such a product overflows, and with
-# evidence you need two sums instead of one:
+# Chapter 1 sums variables out of a product of tables. With a hundred factors such a product overflows, and
+# with evidence you need two sums instead of one:
 #
 # $$\log p(\mathbf x_E=\mathbf e)=\log Z(\mathbf e)-\log Z .$$
 #
-# $Z(\mathbf e)$ is the sum over all states that agree with the evidence. Write
-# `log_probability(factors, evidence, order)`:
+# $Z(\mathbf e)$ is the sum over all states that agree with the evidence. Write `log_probability(factors,
+# evidence, order)`:
 #
-# - `factors` is a list of pairs `(scope, log_table)`. The scope is a tuple of variables, which are integers, in
-#   **any** order. The table holds $\log\psi$ in float64 with one axis for each variable, in the order of the
-#   scope. An entry may be $-\infty$: a factor that is zero.
+# - `factors` is a list of pairs `(scope, log_table)`. The scope is a tuple of variables, which are
+#   integers, in **any** order. The table holds $\log\psi$ in float64 with one axis for each variable, in
+#   the order of the scope. An entry may be $-\infty$: a factor that is zero.
 # - `evidence` is a dictionary from some variables to their states.
-# - `order` lists all variables. Eliminate those that are not observed in this order. Every variable occurs in
-#   some factor.
+# - `order` lists all variables. Eliminate those that are not observed in this order. Every variable occurs
+#   in some factor.
 #
 # Return $\log p(\mathbf x_E=\mathbf e)$ in nats, a tensor of shape `()`. It is $-\infty$ if the evidence is
 # impossible. Stay in log space: the tests have entries of a thousand nats. Never build a table over more
@@ -354,10 +356,10 @@ def log_probability(factors, evidence, order):
             pool.append((tuple(i for i in union if i != variable), total.logsumexp(union.index(variable))))
         return sum(table for _, table in pool)
 
-    observed = [
-        (tuple(i for i in scope if i not in evidence), table[tuple(evidence.get(i, slice(None)) for i in scope)])
-        for scope, table in factors
-    ]
+    observed = []
+    for scope, table in factors:
+        rest = tuple(i for i in scope if i not in evidence)
+        observed.append((rest, table[tuple(evidence.get(i, slice(None)) for i in scope)]))
     return log_sum(observed) - log_sum(list(factors))
     # END SOLUTION
 
@@ -446,7 +448,8 @@ def test_zeros(log_probability):
         "this is the probability of no evidence at all, which is 1: was the evidence summed out, too?": 0.0,
     }, show=False)
     seen = bounded(log_probability, factors, {1: 2}, [3, 2, 0, 1], without=off)
-    compare("log p of impossible evidence, which is minus infinity", seen, -torch.tensor(inf).double(), show=False)
+    never = torch.tensor(-inf, dtype=torch.float64)
+    compare("log p of impossible evidence, which is minus infinity", seen, never, show=False)
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -520,7 +523,8 @@ def log_probability(factors, evidence, order):
                 for s, t in touching:
                     sizes = dict(zip(s, t.shape))
                     total = total + t.reshape([sizes.get(i, 1) for i in union])
-                pool.append((tuple(i for i in union if i != variable), total.logsumexp(union.index(variable))))
+                rest = tuple(i for i in union if i != variable)
+                pool.append((rest, total.logsumexp(union.index(variable))))
         return sum(t for _, t in pool)
     reduced = [(tuple(i for i in s if i not in evidence), t[tuple(evidence.get(i, slice(None)) for i in s)])
                for s, t in factors]
@@ -571,7 +575,8 @@ def log_probability(factors, evidence, order):
                     sizes = dict(zip(s, t.shape))
                     total = total + t.permute(sorted(range(len(s)), key=lambda k: s[k])).reshape(
                         [sizes.get(i, 1) for i in union])
-                pool.append((tuple(i for i in union if i != variable), logsumexp(total, union.index(variable))))
+                rest = tuple(i for i in union if i != variable)
+                pool.append((rest, logsumexp(total, union.index(variable))))
         return sum(t for _, t in pool)
     reduced = [(tuple(i for i in s if i not in evidence), t[tuple(evidence.get(i, slice(None)) for i in s)])
                for s, t in factors]
@@ -608,7 +613,8 @@ def log_probability(factors, evidence, order):
                     sizes = dict(zip(s, t.shape))
                     total = total + t.permute(sorted(range(len(s)), key=lambda k: s[k])).reshape(
                         [sizes.get(i, 1) for i in union])
-                pool.append((tuple(i for i in union if i != variable), total.logsumexp(union.index(variable))))
+                rest = tuple(i for i in union if i != variable)
+                pool.append((rest, total.logsumexp(union.index(variable))))
         return sum(t for _, t in pool)
     return log_sum(factors) - log_sum(factors)
 
@@ -638,57 +644,58 @@ def log_probability(factors, evidence, order):
 # %% [markdown]
 # ## What pairs cannot see (12 points)
 #
-# Let $p$ be uniform on the four states $(x_1,x_2,x_3)\in\{0,1\}^3$ whose sum is **{{PARITY}}**. The other four
-# states have probability zero.
+# Let $p$ be uniform on the four states $(x_1,x_2,x_3)\in\{0,1\}^3$ whose sum is **{{PARITY}}**. The other
+# four states have probability zero.
 #
-# **(a)** (3 points) Show that any two of the three bits are independent, and that they are not independent given
-# the third. Which is the smallest graph over which $p$ factorises? (You may use (b).)
+# **(a)** (3 points) Show that any two of the three bits are independent, and that they are not independent
+# given the third. Which is the smallest graph over which $p$ factorises? (You may use (b).)
 #
 # **(b)** (3 points) Show that $p$ is not of the form
-# $\frac1Z\,\psi_{12}(x_1,x_2)\,\psi_{23}(x_2,x_3)\,\psi_{13}(x_1,x_3)$, with non-negative factors that may be
-# zero. The triangle has one maximal clique, $\{1,2,3\}$. So say in a sentence why this is no contradiction to
-# the theorem of Hammersley and Clifford.
+# $\frac1Z\,\psi_{12}(x_1,x_2)\,\psi_{23}(x_2,x_3)\,\psi_{13}(x_1,x_3)$, with non-negative factors that may
+# be zero. The triangle has one maximal clique, $\{1,2,3\}$. So say in a sentence why this is no
+# contradiction to the theorem of Hammersley and Clifford.
 #
 # **(c)** (4 points) Moussouris's ring in chapter 1 is at least a *limit* of networks with pair factors. The
 # parity is not. Prove that every normalised product $q$ of factors of pairs has
 # $\mathrm{KL}(p\,\|\,q)\ge\log2$, and name a $q$ with equality. Hint: which of its marginals does $p$ share
 # with the uniform distribution on all eight states?
 #
-# **(d)** (2 points) A colleague draws an edge between two variables if their covariance in the data is not zero.
-# Which graph does she draw here, and what does that graph claim that is false? Which question should she have
-# asked of each pair?
+# **(d)** (2 points) A colleague draws an edge between two variables if their covariance in the data is not
+# zero. Which graph does she draw here, and what does that graph claim that is false? Which question should
+# she have asked of each pair?
 
 # %% [raw]
 # # BEGIN SOLUTION
 
 # %% [markdown]
 # **(a)** For each of the four values of two bits there is exactly one value of the third that makes the sum
-# {{PARITY}}. So every pair of values has probability $\frac14=\frac12\cdot\frac12$, and each bit is a fair coin:
-# any two are independent. Given the third bit, the sum of the two others is fixed, so one determines the other,
-# while each alone is still a fair coin: they are dependent. Let $p$ factorise over a graph. If the edge
-# $\{i,j\}$ were missing, the third bit would separate $i$ from $j$, and they would be independent given it, which
-# they are not. So all three edges are there, the graph is the triangle, and $p$ factorises over it with the
-# single factor $\psi_{123}=p$.
+# {{PARITY}}. So every pair of values has probability $\frac14=\frac12\cdot\frac12$, and each bit is a fair
+# coin: any two are independent. Given the third bit, the sum of the two others is known to be even or known
+# to be odd, so one determines the other, while each alone is still a fair coin: they are dependent. Let $p$
+# factorise over a graph. If the edge $\{i,j\}$ were missing, the third bit would separate $i$ from $j$, and
+# they would be independent given it, which they are not. So all three edges are there, the graph is the
+# triangle, and $p$ factorises over it with the single factor $\psi_{123}=p$.
 #
-# **(b)** Every pair of values of two bits occurs in a state of positive probability, by (a). There all three
-# factors are positive. Hence $\psi_{ij}(x_i,x_j)>0$ for all pairs and all values, and their product is positive
-# in all eight states. But $p$ is zero in four. The theorem speaks of factors over *cliques*, and the triangle is a
-# clique, so it promises a factor of three variables and no factors of pairs. (And it asks for a positive $p$,
-# which this is not.)
+# **(b)** Every pair of values of two bits occurs in a state of positive probability, by (a). There all
+# three factors are positive. Hence $\psi_{ij}(x_i,x_j)>0$ for all pairs and all values, and their product
+# is positive in all eight states. But $p$ is zero in four. The theorem speaks of factors over *cliques*,
+# and the triangle is a clique, so it promises a factor of three variables and no factors of pairs. (And it
+# asks for a positive $p$, which this is not.)
 #
-# **(c)** Let $u$ be uniform on all eight states. By (a) all pair marginals of $p$ are uniform, like those of $u$.
-# If $q$ is zero in a state of positive $p$ the divergence is infinite. Otherwise the factors are positive for
-# all pairs, as in (b), and $\log q=-\log Z+\log\psi_{12}+\log\psi_{23}+\log\psi_{13}$ is a sum of functions of
-# pairs. Its mean depends on the pair marginals only, so $\mathbb E_p[\log q]=\mathbb E_u[\log q]$. By Gibbs'
-# inequality $\mathbb E_u[\log q]\le\mathbb E_u[\log u]=-3\log2$. Hence
+# **(c)** Let $u$ be uniform on all eight states. By (a) all pair marginals of $p$ are uniform, like those
+# of $u$. If $q$ is zero in a state of positive $p$ the divergence is infinite. Otherwise the factors are
+# positive for all pairs, as in (b), and $\log q=-\log Z+\log\psi_{12}+\log\psi_{23}+\log\psi_{13}$ is a sum
+# of functions of pairs. Its mean depends on the pair marginals only, so $\mathbb E_p[\log q]=\mathbb
+# E_u[\log q]$. By Gibbs' inequality $\mathbb E_u[\log q]\le\mathbb E_u[\log u]=-3\log2$. Hence
 #
 # $$\mathrm{KL}(p\,\|\,q)=\mathbb E_p[\log p]-\mathbb E_p[\log q]\ge-2\log2+3\log2=\log2 .$$
 #
 # Equality holds in Gibbs' inequality exactly for $q=u$, with all factors constant.
 #
 # **(d)** All covariances are zero, by (a), so she draws no edge. That graph claims that the three bits are
-# independent of each other, and every question about one given the two others gets a wrong answer: the third is
-# in fact certain. An edge is missing if the two are independent *given all others*; that is what she should test.
+# independent of each other, and every question about one given the two others gets a wrong answer: the
+# third is in fact certain. An edge is missing if the two are independent *given all others*; that is what
+# she should test.
 
 # %% [raw]
 # # END SOLUTION
@@ -697,21 +704,23 @@ def log_probability(factors, evidence, order):
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **(a) 3.** Pairwise independence, with the count 1; dependence given the third 1; triangle, because separation
-# would imply independence, 1. **(b) 3.** All pair values occur 1; hence all factors are positive, contradiction,
-# 1; the theorem is about cliques (or asks for positivity) 1. **(c) 4.** $\mathbb E_p\log q=\mathbb E_u\log q$
-# because $\log q$ is a sum of functions of pairs 2; Gibbs' inequality and the two entropies 1; equality for
-# uniform $q$ 1. **(d) 2.** Empty graph and its claim 1; conditional on all others 1.
+# **(a) 3.** Pairwise independence, with the count 1; dependence given the third 1; triangle, because
+# separation would imply independence, 1. **(b) 3.** All pair values occur 1; hence all factors are
+# positive, contradiction, 1; the theorem is about cliques (or asks for positivity) 1. **(c) 4.** $\mathbb
+# E_p\log q=\mathbb E_u\log q$ because $\log q$ is a sum of functions of pairs 2; Gibbs' inequality and the
+# two entropies 1; equality for uniform $q$ 1. **(d) 2.** Empty graph and its claim 1; conditional on all
+# others 1.
 #
 # Typical wrong answers:
 #
 # - (a) "Pairwise independent, so the graph is empty": 1 of 3, for the independence.
 # - (a) checks one pair and one value only, without symmetry: 2 of 3.
 # - (b) "A positive factor cannot give zero": the factors were allowed to be zero, 0 for the argument.
-# - (b) "The theorem fails because $p$ has zeros", and nothing about cliques: full marks for that sentence; positivity
-#   is a premise.
+# - (b) "The theorem fails because $p$ has zeros", and nothing about cliques: full marks for that sentence;
+#   positivity is a premise.
 # - (c) computes KL to the uniform $q$ only, $\log2$: 1 of 4, it is the equality and not the bound.
-# - (c) $\mathrm{KL}(q\,\|\,p)$ instead of $\mathrm{KL}(p\,\|\,q)$: 0 of 4; that one is infinite for every positive $q$.
+# - (c) $\mathrm{KL}(q\,\|\,p)$ instead of $\mathrm{KL}(p\,\|\,q)$: 0 of 4; that one is infinite for every
+#   positive $q$.
 # - (c) "All pair marginals agree, so the best $q$ is uniform", without a reason: 2 of 4.
 # - (d) "She needs more data": 0 of 2.
 
@@ -731,56 +740,57 @@ def log_probability(factors, evidence, order):
 # %% [markdown]
 # ## A chord saves the theorem (12 points)
 #
-# Chapter 1 shows a ring of four bits that has the global Markov property and does not factorise, because $p$
-# has zeros. Now add the edge $\{2,4\}$ to the ring 1–2–3–4–1. Its maximal cliques are $\{1,2,4\}$ and
+# Chapter 1 shows a ring of four bits that has the global Markov property and does not factorise, because
+# $p$ has zeros. Now add the edge $\{2,4\}$ to the ring 1–2–3–4–1. Its maximal cliques are $\{1,2,4\}$ and
 # $\{2,3,4\}$.
 #
-# **(a)** (4 points) Let $p$ be **any** distribution of four variables with finitely many states, zeros allowed,
-# with $X_1\perp X_3\mid X_2,X_4$. Prove that $p$ factorises over this graph, and give the two factors as
-# probabilities. Say what happens where you would divide by zero.
+# **(a)** (4 points) Let $p$ be **any** distribution of four variables with finitely many states, zeros
+# allowed, with $X_1\perp X_3\mid X_2,X_4$. Prove that $p$ factorises over this graph, and give the two
+# factors as probabilities. Say what happens where you would divide by zero.
 #
-# **(b)** (3 points) Write these two factors for Moussouris's ring, which is uniform on the eight states $0000$,
-# $1000$, $1100$, $1110$, $1111$, $0111$, $0011$, $0001$ of $(x_1,x_2,x_3,x_4)$. How many entries of each are zero?
+# **(b)** (3 points) Write these two factors for Moussouris's ring, which is uniform on the eight states
+# $0000$, $1000$, $1100$, $1110$, $1111$, $0111$, $0011$, $0001$ of $(x_1,x_2,x_3,x_4)$. How many entries of
+# each are zero?
 #
-# **(c)** (3 points) Let now $p>0$ factorise over the graph with the chord, and let also $X_2\perp X_4\mid X_1,X_3$.
-# Show that $p$ factorises over the ring. Which step of your proof fails for Moussouris's ring?
+# **(c)** (3 points) Let now $p>0$ factorise over the graph with the chord, and let also $X_2\perp X_4\mid
+# X_1,X_3$. Show that $p$ factorises over the ring. Which step of your proof fails for Moussouris's ring?
 #
 # **(d)** (2 points) A student fits the ring, with free factors $\psi=e^{\theta}$, to a million samples of
-# Moussouris's distribution, by gradient ascent on the likelihood. What does she see, and what does the chord
-# change?
+# Moussouris's distribution, by gradient ascent on the likelihood. What does she see, and what does the
+# chord change?
 
 # %% [raw]
 # # BEGIN SOLUTION
 
 # %% [markdown]
 # **(a)** Put $\psi_{124}=p(x_1,x_2,x_4)$ and $\psi_{234}=p(x_3\mid x_2,x_4)$, and $\psi_{234}=0$ where
-# $p(x_2,x_4)=0$. Where $p(x_2,x_4)>0$, the independence says
-# $p(x_1,x_3\mid x_2,x_4)=p(x_1\mid x_2,x_4)\,p(x_3\mid x_2,x_4)$; times $p(x_2,x_4)$ this is
-# $p(\mathbf x)=\psi_{124}\,\psi_{234}$. Where $p(x_2,x_4)=0$, $p(\mathbf x)\le p(x_2,x_4)=0$ and the product is
-# zero, too. So $p=\psi_{124}\psi_{234}$ everywhere, with $Z=1$.
+# $p(x_2,x_4)=0$. Where $p(x_2,x_4)>0$, the independence says $p(x_1,x_3\mid x_2,x_4)=p(x_1\mid
+# x_2,x_4)\,p(x_3\mid x_2,x_4)$; times $p(x_2,x_4)$ this is $p(\mathbf x)=\psi_{124}\,\psi_{234}$. Where
+# $p(x_2,x_4)=0$, $p(\mathbf x)\le p(x_2,x_4)=0$ and the product is zero, too. So $p=\psi_{124}\psi_{234}$
+# everywhere, with $Z=1$.
 #
-# **(b)** $(x_2,x_4)$ takes each of its four values in two of the eight states. From the table of the chapter:
-# $\psi_{124}(x_1,x_2,x_4)$ is $\frac14$ for $(x_2,x_4)=(1,0)$ with $x_1=1$ and for $(0,1)$ with $x_1=0$, it is
-# $\frac18$ for $(0,0)$ and for $(1,1)$ with either $x_1$, and 0 for the other two. $\psi_{234}=p(x_3\mid x_2,x_4)$
-# is 1 for $(0,0)$ with $x_3=0$ and for $(1,1)$ with $x_3=1$, $\frac12$ for $(1,0)$ and for $(0,1)$ with either
-# $x_3$, and 0 for the other two. Each has two zeros among its eight entries, and each zero forbids two of the
-# sixteen states; together eight.
+# **(b)** $(x_2,x_4)$ takes each of its four values in two of the eight states. From the table of the
+# chapter: $\psi_{124}(x_1,x_2,x_4)$ is $\frac14$ for $(x_2,x_4)=(1,0)$ with $x_1=1$ and for $(0,1)$ with
+# $x_1=0$, it is $\frac18$ for $(0,0)$ and for $(1,1)$ with either $x_1$, and 0 for the other two.
+# $\psi_{234}=p(x_3\mid x_2,x_4)$ is 1 for $(0,0)$ with $x_3=0$ and for $(1,1)$ with $x_3=1$, $\frac12$ for
+# $(1,0)$ and for $(0,1)$ with either $x_3$, and 0 for the other two. Each has two zeros among its eight
+# entries, and each zero forbids two of the sixteen states; together eight.
 #
-# **(c)** By hypothesis $\log p=f(x_1,x_2,x_4)+g(x_2,x_3,x_4)$, and by the criterion of chapter 1
-# $\log p=a(x_1,x_2,x_3)+b(x_1,x_3,x_4)$: all are finite because $p>0$. Fix a state $0$ of each variable. In the
-# first form take the mixed difference in $x_2$ and $x_4$:
-# $\Delta(x_1,x_3)=\log p(x_2,x_4)-\log p(0,x_4)-\log p(x_2,0)+\log p(0,0)$, with the other two held. From the
-# second form it is zero for all $x_1,x_3$. So $\log p$ is the sum
-# $\log p(x_1,x_2,x_3,0)+\log p(x_1,0,x_3,x_4)-\log p(x_1,0,x_3,0)$. By the first form the terms split further:
-# $\log p(x_1,x_2,x_3,0)=f(x_1,x_2,0)+g(x_2,x_3,0)$, a function of $\{1,2\}$ and one of $\{2,3\}$, and
-# $\log p(x_1,0,x_3,x_4)=f(x_1,0,x_4)+g(0,x_3,x_4)$, of $\{1,4\}$ and of $\{3,4\}$. The last one is
-# $f(x_1,0,0)+g(0,x_3,0)$, of single nodes. So $\log p$ is a sum over edges of the ring. With zeros the difference is
-# $\infty-\infty$ or infinite: given $(x_1,x_3)$, two of the four states of $(x_2,x_4)$ are impossible.
+# **(c)** By hypothesis $\log p=f(x_1,x_2,x_4)+g(x_2,x_3,x_4)$, and by the criterion of chapter 1 $\log
+# p=a(x_1,x_2,x_3)+b(x_1,x_3,x_4)$: all are finite because $p>0$. Fix a state $0$ of each variable. In the
+# first form take the mixed difference in $x_2$ and $x_4$: $\Delta(x_1,x_3)=\log p(x_2,x_4)-\log
+# p(0,x_4)-\log p(x_2,0)+\log p(0,0)$, with the other two held. From the second form it is zero for all
+# $x_1,x_3$. So $\log p$ is the sum $\log p(x_1,x_2,x_3,0)+\log p(x_1,0,x_3,x_4)-\log p(x_1,0,x_3,0)$. By
+# the first form the terms split further: $\log p(x_1,x_2,x_3,0)=f(x_1,x_2,0)+g(x_2,x_3,0)$, a function of
+# $\{1,2\}$ and one of $\{2,3\}$, and $\log p(x_1,0,x_3,x_4)=f(x_1,0,x_4)+g(0,x_3,x_4)$, of $\{1,4\}$ and of
+# $\{3,4\}$. The last one is $f(x_1,0,0)+g(0,x_3,0)$, of single nodes. So $\log p$ is a sum over edges of
+# the ring. With zeros the difference is $\infty-\infty$ or infinite: given $(x_1,x_3)$, two of the four
+# states of $(x_2,x_4)$ are impossible.
 #
-# **(d)** The divergence falls towards zero, like $\log(1+e^{-2\beta})$ along the path of the chapter, and never
-# reaches it; the parameters grow without bound, and there is no maximiser. With the chord and factors that may be
-# zero there is one: the tables of (b). (With factors $e^\theta$ there is still none, since they cannot be zero; the
-# likelihood of forbidden states goes to zero and $\theta$ to $-\infty$.)
+# **(d)** The divergence falls towards zero, like $\log(1+e^{-2\beta})$ along the path of the chapter, and
+# never reaches it; the parameters grow without bound, and there is no maximiser. With the chord and factors
+# that may be zero there is one: the tables of (b). (With factors $e^\theta$ there is still none, since they
+# cannot be zero; the likelihood of forbidden states goes to zero and $\theta$ to $-\infty$.)
 
 # %% [raw]
 # # END SOLUTION
@@ -789,17 +799,18 @@ def log_probability(factors, evidence, order):
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **(a) 4.** Factors 1; product where $p(x_2,x_4)>0$ 2; the zero case 1. **(b) 3.** Each table 1; the two zeros in
-# each 1. **(c) 3.** Mixed difference zero (or a Möbius term for a set with 2 and 4) 1; splitting into edges 1;
-# logarithm of zero named 1. **(d) 2.** No maximiser, growing weights 1; the chord and what zeros still need 1.
+# **(a) 4.** Factors 1; product where $p(x_2,x_4)>0$ 2; the zero case 1. **(b) 3.** Each table 1; the two
+# zeros in each 1. **(c) 3.** Mixed difference zero (or a Möbius term for a set with 2 and 4) 1; splitting
+# into edges 1; logarithm of zero named 1. **(d) 2.** No maximiser, growing weights 1; the chord and what
+# zeros still need 1.
 #
 # Typical wrong answers:
 #
 # - (a) divides by $p(x_2,x_4)$ without a word about zeros: 3 of 4.
 # - (a) "By Hammersley and Clifford": 0 of 4, the theorem needs $p>0$.
 # - (b) gives $p(x_1,x_2,x_4)\,p(x_2,x_3,x_4)$ and counts $p(x_2,x_4)$ twice: 1 of 3.
-# - (c) "Both independences hold, so by Hammersley and Clifford": 1 of 3 if positivity is named as the premise that
-#   Moussouris's ring violates; the proof was asked for.
+# - (c) "Both independences hold, so by Hammersley and Clifford": 1 of 3 if positivity is named as the
+#   premise that Moussouris's ring violates; the proof was asked for.
 # - (c) takes $\log0=0$: 0 for the last point.
 # - (d) "It converges to the truth": 0 of 2.
 
@@ -818,16 +829,17 @@ def log_probability(factors, evidence, order):
 # %% [markdown]
 # ## A Gibbs sampler as a matrix (12 points)
 #
-# A Gibbs sampler of $n$ bits is a Markov chain with $2^n$ states. For small $n$ you can write its transition
-# matrix, and then *compute* how long it takes to forget its start.
+# A Gibbs sampler of $n$ bits is a Markov chain with $2^n$ states. For small $n$ you can write its
+# transition matrix, and then *compute* how long it takes to forget its start.
 #
-# `gibbs_matrix(log_p)` takes unnormalised log-probabilities of shape `(2,) * n`, all finite. It returns the matrix
-# of **one sweep**, which redraws $x_0$ given all others, then $x_1$, …, then $x_{n-1}$. The shape is
-# `(2**n, 2**n)`; entry `[s, t]` is the probability to be in state `t` after the sweep if it began in state `s`.
-# States are numbered as in `log_p.flatten()`: the last bit changes fastest.
+# `gibbs_matrix(log_p)` takes unnormalised log-probabilities of shape `(2,) * n`, all finite. It returns the
+# matrix of **one sweep**, which redraws $x_0$ given all others, then $x_1$, …, then $x_{n-1}$. The shape is
+# `(2**n, 2**n)`; entry `[s, t]` is the probability to be in state `t` after the sweep if it began in state
+# `s`. States are numbered as in `log_p.flatten()`: the last bit changes fastest.
 #
-# `mixing_sweeps(transition, p, epsilon)` takes such a matrix, the stationary probabilities of shape `(2**n,)` and
-# a number $\varepsilon$. It returns the smallest whole number $t\ge1$ for which, from **every** start $s$,
+# `mixing_sweeps(transition, p, epsilon)` takes such a matrix, the stationary probabilities of shape
+# `(2**n,)` and a number $\varepsilon$. It returns the smallest whole number $t\ge1$ for which, from
+# **every** start $s$,
 #
 # $$\mathrm{TV}\bigl(T^t(s,\cdot),\,p\bigr)=\tfrac12\sum_{u}\bigl|T^t(s,u)-p(u)\bigr|\le\varepsilon .$$
 
@@ -875,7 +887,8 @@ def test_two(gibbs_matrix):
     import torch
     from course_lib.answer_checks import bounded, compare
     log_p = torch.tensor({{TWO_BITS}}, dtype=torch.float64)
-    right, turned, last, random, at_once, marginal, limit = torch.tensor({{TWO_BITS_VALUES}}, dtype=torch.float64)
+    right, turned, last, random, at_once, marginal, limit = torch.tensor(
+        {{TWO_BITS_VALUES}}, dtype=torch.float64)
     seen = bounded(gibbs_matrix, log_p)
     compare("the matrix of one sweep over two bits", seen, right, {
         "rows and columns are exchanged: [s, t] is the way from s to t": turned,
@@ -1106,15 +1119,15 @@ def mixing_sweeps(transition, p, epsilon):
 # %% [markdown]
 # ## The graph of a distribution (12 points)
 #
-# Chapter 1 goes from a graph to independences. Go the other way. The **pairwise graph** of a positive distribution
-# has an edge between $i$ and $j$ unless $X_i\perp X_j$ given **all** other variables. By the theorem of Hammersley
-# and Clifford it is the smallest graph over which $p$ factorises.
+# Chapter 1 goes from a graph to independences. Go the other way. The **pairwise graph** of a positive
+# distribution has an edge between $i$ and $j$ unless $X_i\perp X_j$ given **all** other variables. By the
+# theorem of Hammersley and Clifford it is the smallest graph over which $p$ factorises.
 #
-# Write `read_graph(log_p, tolerance)`. `log_p` holds unnormalised log-probabilities, all finite, with one axis for
-# each of $n$ variables; a variable may have more than two states. Return the adjacency matrix, a boolean tensor of
-# shape `(n, n)`, symmetric, with `False` on the diagonal. Whether $i$ and $j$ are independent given the others can
-# be seen from differences of `log_p`: find out how. Take a difference for zero if its size is at most
-# `tolerance`, in nats.
+# Write `read_graph(log_p, tolerance)`. `log_p` holds unnormalised log-probabilities, all finite, with one
+# axis for each of $n$ variables; a variable may have more than two states. Return the adjacency matrix, a
+# boolean tensor of shape `(n, n)`, symmetric, with `False` on the diagonal. Whether $i$ and $j$ are
+# independent given the others can be seen from differences of `log_p`: find out how. Take a difference for
+# zero if its size is at most `tolerance`, in nats.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1193,7 +1206,8 @@ def test_triple_graph(read_graph):
         for j in range(5):
             if i != j:
                 both = p.sum([k for k in range(5) if k not in (i, j)])
-                marginal[i, j] = (both - both.sum(0, keepdim=True) * both.sum(1, keepdim=True)).abs().max() > 1e-9
+                alone = both.sum(0, keepdim=True) * both.sum(1, keepdim=True)
+                marginal[i, j] = (both - alone).abs().max() > 1e-9
     log_p = log_p.permute(order)
     place = torch.tensor(order)
     def moved(graph): return graph[place][:, place]
@@ -1225,7 +1239,8 @@ def read_graph(log_p, tolerance=1e-9):
     for i in range(n):
         for j in range(i + 1, n):
             both = p.sum([k for k in range(n) if k not in (i, j)])
-            graph[i, j] = graph[j, i] = (both - both.sum(0) * both.sum(1, keepdim=True)).abs().max() > tolerance
+            apart = both - both.sum(0) * both.sum(1, keepdim=True)
+            graph[i, j] = graph[j, i] = apart.abs().max() > tolerance
     return graph
 
 # %%
@@ -1310,19 +1325,22 @@ def read_graph(log_p, tolerance=1e-9):
 # %% [markdown]
 # ## Hidden units that count (12 points)
 #
-# Let the visible units be bits and let each hidden unit count: $h_j\in\{0,1,\dots,L\}$. The energy is the old one,
+# Let the visible units be bits and let each hidden unit count: $h_j\in\{0,1,\dots,L\}$. The energy is the
+# old one,
 #
-# $$E(\mathbf v,\mathbf h)=-\mathbf v^\top\mathbf W\mathbf h-\mathbf b^\top\mathbf v-\mathbf c^\top\mathbf h .$$
+# $$E(\mathbf v,\mathbf h)=-\mathbf v^\top\mathbf W\mathbf h-\mathbf b^\top\mathbf v-\mathbf c^\top\mathbf h
+# .$$
 #
-# With $L=1$ this is the machine of chapter 2. Derive $p(h_j\mid\mathbf v)$ and the free energy
-# $F(\mathbf v)=-\log\sum_{\mathbf h}e^{-E(\mathbf v,\mathbf h)}$ on paper. Then write
+# With $L=1$ this is the machine of chapter 2. Derive $p(h_j\mid\mathbf v)$ and the free energy $F(\mathbf
+# v)=-\log\sum_{\mathbf h}e^{-E(\mathbf v,\mathbf h)}$ on paper. Then write
 #
 # - `free_energy(v, weight, visible_bias, hidden_bias, top)`: $F$ in nats, shape `(B,)`;
 # - `hidden_mean(v, weight, hidden_bias, top)`: $\mathbb E[\mathbf h\mid\mathbf v]$, shape `(B, M)`.
 #
-# `v` has the shape `(B, D)`, `weight` is $\mathbf W$ of shape `(D, M)`, the biases have the shapes `(D,)` and `(M,)`,
-# and `top` is $L$. Inputs to a hidden unit of a thousand nats must do no harm. You may not enumerate the joint
-# states of the hidden units: there are $(L+1)^M$. `course_lib`'s free energy is switched off.
+# `v` has the shape `(B, D)`, `weight` is $\mathbf W$ of shape `(D, M)`, the biases have the shapes `(D,)`
+# and `(M,)`, and `top` is $L$. Inputs to a hidden unit of a thousand nats must do no harm. You may not
+# enumerate the joint states of the hidden units: there are $(L+1)^M$. `course_lib`'s free energy is
+# switched off.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1371,7 +1389,8 @@ def test_no_weights(free_energy):
         "the sign is flipped: p(v) is proportional to exp(-F)": flipped,
         "the hidden units are missing: without weights each has L + 1 equally probable values": none,
         "softplus knows the values 0 and 1 only, but here there are more": softplus,
-        "that is L bits with shared weights: they have L over k ways to count to k, here there is one": copies,
+        "that is L bits with shared weights: they have L over k ways to count to k, here there is one":
+            copies,
         "one value is missing: from 0 to L there are L + 1": fewer,
         "a mean over hidden units instead of a sum": mean,
     })
@@ -1454,7 +1473,8 @@ def test_large(free_energy, hidden_mean):
         "one value is missing: from 0 to L there are L + 1": torch.tensor([-1000.0 * d * (top - 1)]),
     }, show=False)
     seen = bounded(hidden_mean, v, w, b, top)
-    compare("E[h | v] with large inputs (use softmax)", seen, torch.tensor([[float(top), 0.0]]).double(), show=False)
+    ends = torch.tensor([[float(top), 0.0]]).double()
+    compare("E[h | v] with large inputs (use softmax)", seen, ends, show=False)
 
 # %% [raw]
 # # END TESTS
@@ -1559,57 +1579,66 @@ def hidden_mean(v, weight, hidden_bias, top):
 # ## Learning from damaged images (12 points)
 #
 # Some pixels of a training image are missing. Let $O$ be the pixels that were seen and $U$ the others, so
-# $\mathbf v=(\mathbf v_O,\mathbf v_U)$. You maximise $\log p_\theta(\mathbf v_O)$ of an RBM of bits. Which pixels are
-# missing does not depend on their values.
+# $\mathbf v=(\mathbf v_O,\mathbf v_U)$. You maximise $\log p_\theta(\mathbf v_O)$ of an RBM of bits. Which
+# pixels are missing does not depend on their values.
 #
 # **(a)** (4 points) Write $s(\mathbf v,\mathbf h)=-\nabla_\theta E(\mathbf v,\mathbf h)$. Derive
 #
-# $$\nabla_\theta\log p_\theta(\mathbf v_O)=\mathbb E_{p_\theta(\mathbf v_U,\mathbf h\mid\mathbf v_O)}[s]-\mathbb E_{p_\theta(\mathbf v,\mathbf h)}[s] .$$
+# $$\nabla_\theta\log p_\theta(\mathbf v_O)=\mathbb E_{p_\theta(\mathbf v_U,\mathbf h\mid\mathbf
+# v_O)}[s]-\mathbb E_{p_\theta(\mathbf v,\mathbf h)}[s] .$$
 #
 # Start with the sums, and say where each of the two terms comes from.
 #
-# **(b)** (4 points) Write out the derivative with respect to $W_{ij}$, for $i\in O$ and for $i\in U$. With no pixel
-# missing the positive phase is a formula. Why not here? Give a Gibbs sampler for it: what is drawn, given what,
-# and what is never redrawn? What is the derivative with respect to $b_i$ if pixel $i$ is missing from *every*
-# image and all its weights $W_{ij}$ are zero?
+# **(b)** (4 points) Write out the derivative with respect to $W_{ij}$, for $i\in O$ and for $i\in U$. With
+# no pixel missing the positive phase is a formula. Why not here? Give a Gibbs sampler for it: what is
+# drawn, given what, and what is never redrawn? What is the derivative with respect to $b_i$ if pixel $i$ is
+# missing from *every* image and all its weights $W_{ij}$ are zero?
 #
 # **(c)** (4 points) Back to complete images. Contrastive divergence uses the surrogate
-# $\ell(\theta)=\frac1B\sum_n\bigl[F_\theta(\mathbf v_n)-F_\theta(\tilde{\mathbf v}_n)\bigr]$ with $\tilde{\mathbf v}_n$
-# held constant. Suppose instead that the samples are smooth functions $\tilde{\mathbf v}_n(\theta)$, as relaxed bits
-# are, and that you forget to detach them. Write the gradient that automatic differentiation then returns. Say in
-# which direction the additional term moves the samples' free energy when you *minimise* $\ell$, and why the gradient of the
-# likelihood has no such term although $p_\theta$ depends on $\theta$, too.
+# $\ell(\theta)=\frac1B\sum_n\bigl[F_\theta(\mathbf v_n)-F_\theta(\tilde{\mathbf v}_n)\bigr]$ with
+# $\tilde{\mathbf v}_n$ held constant. Suppose instead that the samples are smooth functions $\tilde{\mathbf
+# v}_n(\theta)$, as relaxed bits are, and that you forget to detach them. Write the gradient that automatic
+# differentiation then returns. Say in which direction the additional term moves the samples' free energy
+# when you *minimise* $\ell$, and why the gradient of the likelihood has no such term although $p_\theta$
+# depends on $\theta$, too.
 
 # %% [raw]
 # # BEGIN SOLUTION
 
 # %% [markdown]
-# **(a)** $\log p_\theta(\mathbf v_O)=\log\sum_{\mathbf v_U,\mathbf h}e^{-E(\mathbf v,\mathbf h)}-\log\sum_{\mathbf v,\mathbf h}e^{-E(\mathbf v,\mathbf h)}$.
-# For any finite set $A$ of states, $\nabla\log\sum_Ae^{-E}=\sum_A\frac{e^{-E}}{\sum_Ae^{-E}}(-\nabla E)$: a mean of $s$
-# under the distribution proportional to $e^{-E}$ on $A$. In the first term $A$ holds the states that agree with
-# $\mathbf v_O$, and that distribution is $p_\theta(\mathbf v_U,\mathbf h\mid\mathbf v_O)$: the positive phase. In the second,
-# which is $\log Z$, $A$ holds all states, and it is $p_\theta(\mathbf v,\mathbf h)$: the negative phase.
+# **(a)** $\log p_\theta(\mathbf v_O)=\log\sum_{\mathbf v_U,\mathbf h}e^{-E(\mathbf v,\mathbf
+# h)}-\log\sum_{\mathbf v,\mathbf h}e^{-E(\mathbf v,\mathbf h)}$. For any finite set $A$ of states,
+# $\nabla\log\sum_Ae^{-E}=\sum_A\frac{e^{-E}}{\sum_Ae^{-E}}(-\nabla E)$: a mean of $s$ under the
+# distribution proportional to $e^{-E}$ on $A$. In the first term $A$ holds the states that agree with
+# $\mathbf v_O$, and that distribution is $p_\theta(\mathbf v_U,\mathbf h\mid\mathbf v_O)$: the positive
+# phase. In the second, which is $\log Z$, $A$ holds all states, and it is $p_\theta(\mathbf v,\mathbf h)$:
+# the negative phase.
 #
 # **(b)** $-\partial E/\partial W_{ij}=v_ih_j$. For $i\in O$ the pixel is a constant in the positive phase:
-# $v_i\,\mathbb E[h_j\mid\mathbf v_O]-\mathbb E[v_ih_j]$. For $i\in U$:
-# $\mathbb E[v_ih_j\mid\mathbf v_O]-\mathbb E[v_ih_j]$. With all pixels seen, $\mathbb E[h_j\mid\mathbf v]=\sigma(c_j+\sum_iv_iW_{ij})$
-# because the hidden units are independent. Given $\mathbf v_O$ only, the paths $h_j$–$v_i$–$h_k$ through missing pixels
-# are open, the hidden units are dependent, and the mean is a sum over $2^{\min(|U|,M)}$ states. Gibbs: start
-# $\mathbf v_U$ anywhere; repeat: draw all $h_j$ from $p(h_j\mid\mathbf v)$, then all $v_i$ with $i\in U$ from
-# $p(v_i\mid\mathbf h)$. The pixels of $O$ stay clamped. It has $p(\mathbf v_U,\mathbf h\mid\mathbf v_O)$ as its stationary
-# distribution, for it redraws variables from their conditionals given everything else. If $W_{ij}=0$ for all $j$,
-# pixel $i$ is independent of all others, so $\mathbb E[v_i\mid\mathbf v_O]=\mathbb E[v_i]=\sigma(b_i)$ and the
-# derivative is 0: data that never show a pixel say nothing about it.
+# $v_i\,\mathbb E[h_j\mid\mathbf v_O]-\mathbb E[v_ih_j]$. For $i\in U$: $\mathbb E[v_ih_j\mid\mathbf
+# v_O]-\mathbb E[v_ih_j]$. With all pixels seen, $\mathbb E[h_j\mid\mathbf v]=\sigma(c_j+\sum_iv_iW_{ij})$
+# because the hidden units are independent. Given $\mathbf v_O$ only, the paths $h_j$–$v_i$–$h_k$ through
+# missing pixels are open, the hidden units are dependent, and the mean is a sum over $2^{\min(|U|,M)}$
+# states. Gibbs: start $\mathbf v_U$ anywhere; repeat: draw all $h_j$ from $p(h_j\mid\mathbf v)$, then all
+# $v_i$ with $i\in U$ from $p(v_i\mid\mathbf h)$. The pixels of $O$ stay clamped. It has $p(\mathbf
+# v_U,\mathbf h\mid\mathbf v_O)$ as its stationary distribution, for it redraws variables from their
+# conditionals given everything else. If $W_{ij}=0$ for all $j$, pixel $i$ is independent of all others, so
+# $\mathbb E[v_i\mid\mathbf v_O]=\mathbb E[v_i]=\sigma(b_i)$ and the derivative is 0: data that never show a
+# pixel say nothing about it.
 #
 # **(c)** By the chain rule
 #
-# $$\nabla\ell=\frac1B\sum_n\bigl[\nabla_\theta F_\theta(\mathbf v_n)-\nabla_\theta F_\theta(\mathbf u)\big|_{\mathbf u=\tilde{\mathbf v}_n}\bigr]-\frac1B\sum_n\Bigl(\frac{\partial\tilde{\mathbf v}_n}{\partial\theta}\Bigr)^{\!\top}\nabla_{\mathbf v}F_\theta(\tilde{\mathbf v}_n) .$$
+# $$\nabla\ell=\frac1B\sum_n\bigl[\nabla_\theta F_\theta(\mathbf v_n)-\nabla_\theta F_\theta(\mathbf
+# u)\big|_{\mathbf u=\tilde{\mathbf v}_n}\bigr]-\frac1B\sum_n\Bigl(\frac{\partial\tilde{\mathbf
+# v}_n}{\partial\theta}\Bigr)^{\!\top}\nabla_{\mathbf v}F_\theta(\tilde{\mathbf v}_n) .$$
 #
-# The last term is the additional one. A step against it changes $\tilde{\mathbf v}_n$ so that $F_\theta(\tilde{\mathbf v}_n)$
-# grows: the parameters are moved to make the chain end in *improbable* places, which spoils the sampler and teaches the
-# model nothing about the data. The likelihood has $\log Z=\log\sum_{\mathbf v}e^{-F_\theta(\mathbf v)}$, a sum over **all**
-# $\mathbf v$: its terms depend on $\theta$ through $F_\theta$, but the places $\mathbf v$ at which it is summed do
-# not. Samples only estimate the sum $\sum_{\mathbf v}p_\theta(\mathbf v)\,\nabla F_\theta(\mathbf v)$, which *is* the derivative already.
+# The last term is the additional one. A step against it changes $\tilde{\mathbf v}_n$ so that
+# $F_\theta(\tilde{\mathbf v}_n)$ grows: the parameters are moved to make the chain end in *improbable*
+# places, which spoils the sampler and teaches the model nothing about the data. The likelihood has $\log
+# Z=\log\sum_{\mathbf v}e^{-F_\theta(\mathbf v)}$, a sum over **all** $\mathbf v$: its terms depend on
+# $\theta$ through $F_\theta$, but the places $\mathbf v$ at which it is summed do not. Samples only
+# estimate the sum $\sum_{\mathbf v}p_\theta(\mathbf v)\,\nabla F_\theta(\mathbf v)$, which *is* the
+# derivative already.
 
 # %% [raw]
 # # END SOLUTION
@@ -1618,17 +1647,17 @@ def hidden_mean(v, weight, hidden_bias, top):
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **(a) 4.** Log of a ratio of two sums 1; derivative of a log-sum as a mean 1; the conditional recognised 1; negative phase
-# from $\log Z$ 1. **(b) 4.** Both cases 1; hidden units dependent given $\mathbf v_O$ 1; sampler with clamped pixels 1;
-# derivative of $b_i$ zero, with the reason, 1. **(c) 4.** Chain rule with the additional term, sign included, 2; it
-# raises $F$ of the samples 1; why the likelihood has none 1.
+# **(a) 4.** Log of a ratio of two sums 1; derivative of a log-sum as a mean 1; the conditional recognised
+# 1; negative phase from $\log Z$ 1. **(b) 4.** Both cases 1; hidden units dependent given $\mathbf v_O$ 1;
+# sampler with clamped pixels 1; derivative of $b_i$ zero, with the reason, 1. **(c) 4.** Chain rule with
+# the additional term, sign included, 2; it raises $F$ of the samples 1; why the likelihood has none 1.
 #
 # Typical wrong answers:
 #
 # - (a) "As in the chapter, with $\mathbf v_O$ for $\mathbf v$", without sums: 1 of 4.
 # - (a) forgets that $\log Z$ depends on $\theta$: at most 2 of 4.
-# - (b) fills missing pixels with 0 (or with the mean image) and uses the sigmoid: 1 of 4; this is the gradient of another
-#   likelihood.
+# - (b) fills missing pixels with 0 (or with the mean image) and uses the sigmoid: 1 of 4; this is the
+#   gradient of another likelihood.
 # - (b) conditions on the missing pixels in the negative phase, too: loses the first point.
 # - (b) redraws all pixels in the sampler: loses its point; that is the negative phase.
 # - (b) $b_i$ moves towards 0 (or the derivative is $-\sigma(b_i)$): 0 for the last point.
@@ -1649,20 +1678,21 @@ def hidden_mean(v, weight, hidden_bias, top):
 # %% [markdown]
 # ## Persistent contrastive divergence, with any sampler (12 points)
 #
-# Chapter 2's loss draws its own Gibbs samples. Here the chains are moved by a function that you are given. It may be
-# smooth: then gradients would flow through it, if you let them.
+# Chapter 2's loss draws its own Gibbs samples. Here the chains are moved by a function that you are given.
+# It may be smooth: then gradients would flow through it, if you let them.
 #
 # Write `pcd_loss(v, chains, gibbs_step, n_steps, weight, visible_bias, hidden_bias)` for an RBM of bits.
 #
-# - `v`, shape `(B, D)`: a batch of data. `chains`, shape `(C, D)`: where the persistent chains stand. $C$ may
-#   differ from $B$.
+# - `v`, shape `(B, D)`: a batch of data. `chains`, shape `(C, D)`: where the persistent chains stand. $C$
+#   may differ from $B$.
 # - `gibbs_step(chains, weight, visible_bias, hidden_bias)` returns the chains one step later.
-# - `weight` is $\mathbf W$, shape `(D, M)`; the biases have the shapes `(D,)` and `(M,)`. All three require gradients.
+# - `weight` is $\mathbf W$, shape `(D, M)`; the biases have the shapes `(D,)` and `(M,)`. All three require
+#   gradients.
 #
-# Return a pair: a scalar loss to **minimise**, and the chains after `n_steps` steps, which the caller hands back to you
-# for the next batch. The gradient of the loss must be minus the estimate of $\nabla_\theta$ of the mean
-# log-likelihood: positive minus negative phase. The value of the loss is not tested. `course_lib`'s free energy and
-# its contrastive divergence are switched off.
+# Return a pair: a scalar loss to **minimise**, and the chains after `n_steps` steps, which the caller hands
+# back to you for the next batch. The gradient of the loss must be minus the estimate of $\nabla_\theta$ of
+# the mean log-likelihood: positive minus negative phase. The value of the loss is not tested.
+# `course_lib`'s free energy and its contrastive divergence are switched off.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1705,7 +1735,8 @@ def test_still(pcd_loss):
     def still(chains, weight, visible_bias, hidden_bias): return chains
     seen = bounded(pcd_loss, v, chains, still, 1, *theta, without=off)
     assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: the loss and the chains"
-    assert isinstance(seen[0], torch.Tensor) and seen[0].requires_grad, "the loss does not depend on the parameters"
+    on_graph = isinstance(seen[0], torch.Tensor) and seen[0].requires_grad
+    assert on_graph, "the loss does not depend on the parameters"
     assert seen[0].shape == (), f"the loss must be a scalar, got the shape {tuple(seen[0].shape)}"
     slopes = torch.autograd.grad(seen[0], theta, allow_unused=True, materialize_grads=True)
     right, flipped, positive, same, sums, by_batch, by_d = torch.tensor({{PCD_VALUES}}, dtype=torch.float64)
@@ -1743,8 +1774,9 @@ def test_chains(pcd_loss):
         "one step was made instead of n_steps": one,
         "one step too many": more,
     })
-    assert not seen[1].requires_grad, (
-        "the chains still hang on the graph of this batch: handed back, they keep every batch in memory; detach them")
+    assert not getattr(seen[1], "requires_grad", False), (
+        "the chains still hang on the graph of this batch: handed back, they keep every batch in memory; "
+        "detach them")
 
 # %%
 """ # BEGIN TEST CONFIG
@@ -1775,7 +1807,8 @@ def test_smooth(pcd_loss):
         return x
     seen = bounded(pcd_loss, v, chains, step, n_steps, *theta, without=off)
     assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: the loss and the chains"
-    assert isinstance(seen[0], torch.Tensor) and seen[0].requires_grad, "the loss does not depend on the parameters"
+    on_graph = isinstance(seen[0], torch.Tensor) and seen[0].requires_grad
+    assert on_graph, "the loss does not depend on the parameters"
     assert seen[0].shape == (), f"the loss must be a scalar, got the shape {tuple(seen[0].shape)}"
     slopes = torch.autograd.grad(seen[0], theta, allow_unused=True, materialize_grads=True)
     x, last = after(chains, n_steps), after(chains, n_steps - 1)
@@ -1888,20 +1921,22 @@ def pcd_loss(v, chains, gibbs_step, n_steps, weight, visible_bias, hidden_bias):
 # %% [markdown]
 # ## Annealed importance sampling, there and back (12 points)
 #
-# Annealing needs no RBM: it needs unnormalised densities on a path and a step of a Markov chain for each. Write
+# Annealing needs no RBM: it needs unnormalised densities on a path and a step of a Markov chain for each.
+# Write
 #
-# - `forward_log_weights(v, betas, log_f, step)`: `v`, shape `(C, D)`, are samples at the beginning of the path. Return
-#   $\log w$, shape `(C,)`, with $\mathbb E[w]=Z/Z_0$;
-# - `reverse_log_weights(v, betas, log_f, step)`: `v` are exact samples at the **end** of the path. Return $\log w'$,
-#   shape `(C,)`, with $\mathbb E[w']=Z_0/Z$;
-# - `log_z_bracket(forward, reverse, log_z0)`: from the two results and $\log Z_0$ a pair of numbers in nats, the
-#   estimate of $\log Z$ whose mean is a lower bound and the one whose mean is an upper bound.
+# - `forward_log_weights(v, betas, log_f, step)`: `v`, shape `(C, D)`, are samples at the beginning of the
+#   path. Return $\log w$, shape `(C,)`, with $\mathbb E[w]=Z/Z_0$;
+# - `reverse_log_weights(v, betas, log_f, step)`: `v` are exact samples at the **end** of the path. Return
+#   $\log w'$, shape `(C,)`, with $\mathbb E[w']=Z_0/Z$;
+# - `log_z_bracket(forward, reverse, log_z0)`: from the two results and $\log Z_0$ a pair of numbers in
+#   nats, the estimate of $\log Z$ whose mean is a lower bound and the one whose mean is an upper bound.
 #
-# `betas`, shape `(K + 1,)`, increases from 0 to 1 **in both directions**: `betas[0]` is the easy end. `log_f(v, beta)`
-# returns $\log f_\beta(\mathbf v)$, shape `(C,)`. `step(v, beta)` returns `v` after one step of a reversible chain that leaves
-# $p_\beta$ invariant. Make one step for each ratio. Steps and ratios may stand in any order for which the two
-# expectations are exact; a last step that influences no weight may be left out. $Z_0$ belongs to $\beta=0$. The steps in the
-# tests are not random, so that each order gives other numbers. `course_lib`'s annealing is switched off.
+# `betas`, shape `(K + 1,)`, increases from 0 to 1 **in both directions**: `betas[0]` is the easy end.
+# `log_f(v, beta)` returns $\log f_\beta(\mathbf v)$, shape `(C,)`. `step(v, beta)` returns `v` after one
+# step of a reversible chain that leaves $p_\beta$ invariant. Make one step for each ratio. Steps and ratios
+# may stand in any order for which the two expectations are exact; a last step that influences no weight may
+# be left out. $Z_0$ belongs to $\beta=0$. The steps in the tests are not random, so that each order gives
+# other numbers. `course_lib`'s annealing is switched off.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1963,11 +1998,14 @@ def test_forward(forward_log_weights):
     def step(v, beta): return (beta * (v.roll(1, -1) @ w @ w.T + a) + v.roll(1, -1) + 0.3).sin()
     right, also_right, early, old, inverse, plain, still = torch.tensor({{AIS_VALUES}}, dtype=torch.float64)
     seen = bounded(forward_log_weights, v, betas, log_f, step, without=off)
-    if isinstance(seen, torch.Tensor) and seen.shape == right.shape and torch.allclose(seen.double(), also_right):
+    comparable = isinstance(seen, torch.Tensor) and seen.shape == right.shape
+    if comparable and torch.allclose(seen.detach().double(), also_right):
         return
     compare("forward log-weights", seen, right, {
-        "moved with p_k before the ratio f_k / f_(k-1) was taken: that ratio needs a sample of p_(k-1)": early,
-        "the steps were made at the old temperature: after the ratio f_k / f_(k-1) the chain moves with p_k": old,
+        "moved with p_k before the ratio f_k / f_(k-1) was taken: that ratio needs a sample of p_(k-1)":
+            early,
+        "the steps were made at the old temperature: "
+        "after the ratio f_k / f_(k-1) the chain moves with p_k": old,
         "the ratios are upside down: new over old": inverse,
         "this is w: the logarithm is asked for": plain,
         "the chains never moved: that is plain importance sampling": still,
@@ -2000,10 +2038,12 @@ def test_reverse(reverse_log_weights):
         return total
     truth, also_right = walk(before=0), walk(after=1)
     seen = bounded(reverse_log_weights, v, betas, log_f, step, without=off)
-    if isinstance(seen, torch.Tensor) and seen.shape == truth.shape and torch.allclose(seen.double(), also_right):
+    comparable = isinstance(seen, torch.Tensor) and seen.shape == truth.shape
+    if comparable and torch.allclose(seen.detach().double(), also_right):
         return
     compare("reverse log-weights", seen, truth, {
-        "moved with p_k after the ratio f_(k-1) / f_k, which leaves the next ratio without a sample of p_(k-1)":
+        "moved with p_k after the ratio f_(k-1) / f_k, "
+        "which leaves the next ratio without a sample of p_(k-1)":
             walk(after=0),
         "the step before the ratio f_(k-1) / f_k must be one of p_k, not of p_(k-1)": walk(before=1),
         "the ratios are upside down: the easier over the harder": -truth,
@@ -2033,7 +2073,8 @@ def test_bracket(log_z_bracket):
         "a sum instead of a mean over chains": sums,
         "the sign of the reverse estimate is wrong: its weights estimate Z0 / Z": sign,
         "lower and upper are exchanged": exchanged,
-        "the reverse weights were inverted before their mean was taken: that mean estimates nothing": inverted,
+        "the reverse weights were inverted before their mean was taken: that mean estimates nothing":
+            inverted,
     }, rtol=1e-7)
 
 # %% [raw]
@@ -2207,19 +2248,20 @@ def log_z_bracket(forward, reverse, log_z0):
 # $$\ell_\to=\log\frac Z{Z_0}-\mathbb E[\log w]=\mathrm{KL}(q\,\|\,r),\qquad
 # \ell_\gets=\log\frac{Z_0}Z-\mathbb E[\log w']=\mathrm{KL}(r\,\|\,q),$$
 #
-# forward and in reverse; $q$ and $r$ are the laws of the two paths. How do the losses fall with the number $K$ of
-# temperatures? Measure it. Write
+# forward and in reverse; $q$ and $r$ are the laws of the two paths. How do the losses fall with the number
+# $K$ of temperatures? Measure it. Write
 #
 # - `annealing_loss(rbm, temperatures, n_chains, generator)`: for each whole number $K$ in the list
-#   `temperatures`, run `n_chains` chains in each direction with equal steps, and return the estimates of $\ell_\to$
-#   (row 0) and $\ell_\gets$ (row 1), shape `(2, len(temperatures))`. `rbm` is a `course_lib.rbm.RBM` so small that you can
-#   compute $\log Z$ exactly. Hand `generator` to everything that draws.
-# - `slopes(temperatures, losses)`: for each row the slope of the least-squares line through $\log\ell$ against $\log K$,
-#   shape `(2,)`.
+#   `temperatures`, run `n_chains` chains in each direction with equal steps, and return the estimates of
+#   $\ell_\to$ (row 0) and $\ell_\gets$ (row 1), shape `(2, len(temperatures))`. `rbm` is a
+#   `course_lib.rbm.RBM` so small that you can compute $\log Z$ exactly. Hand `generator` to everything that
+#   draws.
+# - `slopes(temperatures, losses)`: for each row the slope of the least-squares line through $\log\ell$
+#   against $\log K$, shape `(2,)`.
 #
-# Here you **may** use the whole of `course_lib`. Look at what `AnnealedEstimate` holds, and find $\log Z_0$ in the
-# first lines of its module. Take the visible bias of the machine for the base, as the library does by default. In the tests your losses must
-# lie within 5 standard errors of ours.
+# Here you **may** use the whole of `course_lib`. Look at what `AnnealedEstimate` holds, and find $\log Z_0$
+# in the first lines of its module. Take the visible bias of the machine for the base, as the library does
+# by default. In the tests your losses must lie within 5 standard errors of ours.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -2237,7 +2279,9 @@ def annealing_loss(rbm, temperatures, n_chains, generator):
         ahead = annealed_importance_sampling(rbm, schedule, n_chains, generator=generator)
         start = rbm.sample_exact(n_chains, generator)
         back = reverse_annealed_importance_sampling(rbm, start, schedule, generator=generator)
-        columns.append(torch.stack([log_ratio - ahead.log_weights.mean(), -log_ratio - back.log_weights.mean()]))
+        forward = log_ratio - ahead.log_weights.mean()
+        reverse = -log_ratio - back.log_weights.mean()
+        columns.append(torch.stack([forward, reverse]))
     return torch.stack(columns, 1)
     # END SOLUTION
 
@@ -2311,7 +2355,8 @@ def test_losses(annealing_loss):
     seen = losses_of({{ROUGH}})
     right, error = torch.tensor([{{ROUGH_LOSSES}}, {{ROUGH_ERRORS}}], dtype=torch.float64)
     assert not (seen.abs() < 0.5 * right).all(), (
-        "the losses are much too small: was the log of the mean weight taken? A path loses the mean of the logs")
+        "the losses are much too small: was the log of the mean weight taken? "
+        "A path loses the mean of the logs")
     compare_in_errors(seen, right, error, {{ROUGH_BASE}})
 
 # %%
@@ -2335,16 +2380,16 @@ def test_shape(annealing_loss):
     compare("shape of the losses", seen, torch.zeros(2, 3).double(), atol=1e9)
     seen = torch.as_tensor(seen).detach().double()
     assert (seen > 0).all(), (
-        "some losses are not positive, but a divergence is: signs, log Z0, the mean of the logs and exact samples "
-        "are the usual causes")
+        "some losses are not positive, but a divergence is: signs, log Z0, the mean of the logs "
+        "and exact samples are the usual causes")
     assert (seen[:, -1] < seen[:, 0]).all(), "a loss grows with the number of temperatures"
     x = torch.tensor(temperatures).double().log()
     x = x - x.mean()
     slope = (seen.log() * x).sum(1) / x.square().sum()
     for direction, value in zip(("forward", "reverse"), slope.tolist()):
         assert -1.5 < value < -0.5, (
-            f"the {direction} losses fall with the slope {value:.2f}, which no path of this machine has: are they "
-            "means of logs, relative to the exact ratio of normalisers, and from the right starts?")
+            f"the {direction} losses fall with the slope {value:.2f}, which no path of this machine has: "
+            "are they means of logs, relative to the exact ratio of normalisers, and from the right starts?")
     d, m, n = 7, 4, 2000
     machine = RBM(d, m).double().requires_grad_(False)
     machine.weight.copy_(1.5 + 0.5 * torch.randn(d, m, generator=noise).double())
@@ -2511,26 +2556,28 @@ def slopes(temperatures, losses):
 #
 # Then answer in 80 to 200 words, with the numbers of your run:
 #
-# **(a)** (2 points) Which slopes did you measure, and why should they be near $-1$? (The exercise *Where to put the
-# temperatures* of chapter 2 has what you need.) Name one reason why yours is not exactly $-1$.
+# **(a)** (2 points) Which slopes did you measure, and why should they be near $-1$? (The exercise *Where to
+# put the temperatures* of chapter 2 has what you need.) Name one reason why yours is not exactly $-1$.
 #
-# **(b)** (2 points) The bracket from 1000 chains is much narrower than $\ell_\to+\ell_\gets$. Why? And what is left of
-# the bracket if the reverse chains start at test images instead of exact samples?
+# **(b)** (2 points) The bracket from 1000 chains is much narrower than $\ell_\to+\ell_\gets$. Why? And what
+# is left of the bracket if the reverse chains start at test images instead of exact samples?
 
 # %% [raw]
 # # BEGIN SOLUTION
 
 # %% [markdown]
-# **(a)** With 8 to 128 temperatures both slopes come out near $-1$, for instance $-1.0$ and $-0.9$. If the chains keep up,
-# a path loses $\sum_k\mathrm{KL}(p_{k-1}\,\|\,p_k)$. For small steps each term is about
-# $\frac12\Delta^2\operatorname{Var}_\beta(\partial_\beta\log f_\beta)$; there are $K$ of them with $\Delta=1/K$, so the
-# sum is proportional to $1/K$. Deviations: the chains lag behind by a step, the expansion holds for small steps only (at
-# $K=8$ they are not small), and the means of 1000 chains are noisy.
+# **(a)** With 8 to 128 temperatures both slopes come out near $-1$, for instance $-1.0$ and $-0.9$. If the
+# chains keep up, a path loses $\sum_k\mathrm{KL}(p_{k-1}\,\|\,p_k)$. For small steps each term is about
+# $\frac12\Delta^2\operatorname{Var}_\beta(\partial_\beta\log f_\beta)$; there are $K$ of them with
+# $\Delta=1/K$, so the sum is proportional to $1/K$. Deviations: the chains lag behind by a step, the
+# expansion holds for small steps only (at $K=8$ they are not small), and the means of 1000 chains are
+# noisy.
 #
-# **(b)** The bracket uses the log of the mean weight, and the loss the mean of the logs. By Jensen's inequality the former is
-# closer to $\log Z$. For $n$ weights with relative variance $\rho$ its mean loss is about $\rho/(2n)$ instead of about
-# $\rho/2$. Started at test images, the reverse weights do not have the mean $Z_0/Z$. The result is above or below
-# $\log Z$, as it happens, and bounds nothing: only the forward estimate is left.
+# **(b)** The bracket uses the log of the mean weight, and the loss the mean of the logs. By Jensen's
+# inequality the former is closer to $\log Z$. For $n$ weights with relative variance $\rho$ its mean loss
+# is about $\rho/(2n)$ instead of about $\rho/2$. Started at test images, the reverse weights do not have
+# the mean $Z_0/Z$. The result is above or below $\log Z$, as it happens, and bounds nothing: only the
+# forward estimate is left.
 
 # %% [raw]
 # # END SOLUTION
@@ -2539,14 +2586,16 @@ def slopes(temperatures, losses):
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **(a) 2.** Own numbers, and $K$ terms of order $1/K^2$, 1; a reason for the deviation 1. **(b) 2.** Log of the mean
-# against mean of logs 1; exact samples are needed, without them no bound, 1. Shorter than 80 words: at most 3.
+# **(a) 2.** Own numbers, and $K$ terms of order $1/K^2$, 1; a reason for the deviation 1. **(b) 2.** Log of
+# the mean against mean of logs 1; exact samples are needed, without them no bound, 1. Shorter than 80
+# words: at most 3.
 #
 # Typical wrong answers:
 #
 # - (a) "Monte Carlo error falls like $1/K$": 0 for the reason; $K$ is not the number of samples.
 # - (a) slopes quoted from a neighbour or without a run: 0 of 2.
-# - (b) "More chains, less noise": 0 for the reason; the loss is a bias and does not shrink when logs are averaged.
+# - (b) "More chains, less noise": 0 for the reason; the loss is a bias and does not shrink when logs are
+#   averaged.
 # - (b) "From test images the upper bound becomes looser": 0; it is no bound at all.
 
 # %% [raw]
