@@ -1341,7 +1341,7 @@ def dequantisation_bounds(levels, noise, log_density, n_levels):
 # $\sigma$. Return a tensor of shape `(2, len(widths))`: the mean over $x$ of $\log p(x)-\mathcal
 # L_\sigma(x)$ in nats, smoothed in the first row, naive in the second.
 #
-# The smoothed gap is as small as $10^{-6}$ nats: random draws would drown it. Compute expectations over
+# The smoothed gap is as small as $10^{-7}$ nats: random draws would drown it. Compute expectations over
 # $\eta$ with Gauss–Hermite quadrature. `numpy.polynomial.hermite.hermgauss(n)` gives nodes $t_k$ and
 # weights $w_k$ such that $\int e^{-t^2}h(t)\,\mathrm dt\approx\sum_kw_kh(t_k)$. Mind the change of
 # variables from $t$ to $\eta$! With $n=40$ the error is negligible. Then plot both rows against $\sigma$ on
