@@ -91,7 +91,7 @@ def switched_off(names: Sequence[str]) -> Iterator[None]:
 def bounded(
     function: Callable[..., Any],
     *arguments: Any,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
     without: Sequence[str] = (),
     **named: Any,
 ) -> Any:
@@ -100,7 +100,7 @@ def bounded(
     Args:
         function: the student's.
         arguments: passed on; tensors are cloned first, so that an answer that writes into them harms nobody.
-        seconds: the time it may take.
+        seconds: the time it may take; None means SECONDS.
         without: names for `switched_off`.
         named: passed on.
 
@@ -112,7 +112,8 @@ def bounded(
     arguments = tuple(a.clone() if isinstance(a, Tensor) else a for a in arguments)
     named = {key: a.clone() if isinstance(a, Tensor) else a for key, a in named.items()}
     try:
-        with switched_off(without), time_limit(seconds), contextlib.redirect_stdout(_Nowhere()):
+        limit = SECONDS if seconds is None else seconds
+        with switched_off(without), time_limit(limit), contextlib.redirect_stdout(_Nowhere()):
             return function(*arguments, **named)
     except AssertionError:
         raise

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from course_lib import answer_checks
 from pipeline.assignments import ProblemSet, Question
 
 __all__ = ["Grade", "Row", "grade_answers", "matrix"]
@@ -56,7 +57,7 @@ def grade_answers(problem: ProblemSet, tests: Path, answers: Mapping[str, str]) 
         for question in problem.questions:
             if question.manual:
                 continue
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), answer_checks.time_limit(answer_checks.SECONDS):
                 exec(compile(answers.get(question.name, ""), question.name, "exec"), environment)
             file = ExceptionTestFile.from_file(str(tests / f"{question.name}.py"))
             file.run(environment)
