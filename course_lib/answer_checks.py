@@ -1,4 +1,4 @@
-"""What the tests of the problem sets are made of: comparisons that name the mistake, and limits on an answer."""
+"""What the problem sets' tests are made of: comparisons that name the mistake, and limits on an answer."""
 
 import contextlib
 import importlib
@@ -56,8 +56,8 @@ def switched_off(names: Sequence[str]) -> Iterator[None]:
     """While the block runs, these functions of the library refuse to: the answer is to be the student's own.
 
     Args:
-        names: full names, like "course_lib.rbm.RBM.free_energy". A function is replaced in its module or class
-            and in every module that has imported it, the notebook among them.
+        names: full names, like "course_lib.rbm.RBM.free_energy". A function is replaced in its module or
+            class and in every module that has imported it, the notebook among them.
     """
     replaced: list[tuple[Any, str, Any]] = []
     refusals: dict[int, Callable[..., None]] = {}
@@ -67,7 +67,8 @@ def switched_off(names: Sequence[str]) -> Iterator[None]:
 
             def refuse(*_: object, name: str = name, **__: object) -> None:
                 raise AssertionError(
-                    f"this question asks you to write it yourself; {name} is switched off while your answer is tested"
+                    f"this question asks you to write it yourself; {name} is switched off while your "
+                    "answer is tested"
                 )
 
             owner, attribute = _owner(name)

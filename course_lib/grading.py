@@ -2,8 +2,8 @@
 
 Every notebook (or zip, or folder with one notebook) in the folder is graded by `otter run` in a process of
 its own. The result of each is written at once, so an interrupted run goes on where it stopped, and a
-submission that breaks everything loses only its own points. At the end there is one CSV with a row a student and one
-feedback file each.
+submission that breaks everything loses only its own points. At the end there is one CSV with a row a student
+and one feedback file each.
 """
 
 import argparse
