@@ -8,10 +8,14 @@
 #   COURSE_DATA_DIR  the folder of the data set's files, where it needs any
 #   COURSE_DEVICE    cpu or cuda (default: cuda where there is one)
 #   JOBS             how many notebooks or tests run at a time (default 2)
+#   VARIANT          the name that `make assignments` draws constants and questions from (default published)
+#   MASTERS          the folder of the problem sets' masters, where it is not this repository's
+#   ASSIGNMENTS_URL  the address where their kits will be published, if they will
 #   PORT             where `make serve` listens (default 8000)
 
 JOBS ?= 2
 PORT ?= 8000
+VARIANT ?= published
 export JOBS
 DATASET := $(or $(COURSE_DATASET),digits)
 
@@ -34,7 +38,7 @@ else
     $$python $(NEW_ENOUGH) 2>/dev/null && echo $$python && break; done),python3)
 endif
 
-.PHONY: help book notebooks test serve lint clean
+.PHONY: help book notebooks assignments test serve lint clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -45,6 +49,10 @@ book: $(INSTALLED)  ## execute the notebooks, build the site and the wheel, prin
 
 notebooks: $(INSTALLED)  ## only execute the notebooks whose code, library or data have changed
 	@$(RUN) -m pipeline.execute
+
+assignments: $(INSTALLED)  ## the problem sets: what to hand out, to grade with and to keep (VARIANT=name)
+	@$(RUN) -m pipeline.hand_out --variant $(VARIANT) --jobs $(JOBS) \
+	  $(if $(MASTERS),--masters $(MASTERS)) $(if $(ASSIGNMENTS_URL),--url $(ASSIGNMENTS_URL))
 
 test: book  ## the unit tests, the tests of the site, and every notebook executed again and compared
 	@$(RUN) -m pytest tests _build/executed/$(DATASET) -n $(JOBS) --dist loadscope --nbval --nbval-current-env

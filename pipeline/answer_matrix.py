@@ -85,7 +85,8 @@ def _row(
     question: Question, name: str, earns: float, says: str, grades: dict[str, Grade], full: dict[str, float]
 ) -> Row:
     grade = grades[question.name]
-    spoken = [message.strip().split("\n")[-1] for message in grade.messages]  # above it otter quotes the test
+    last = (message.strip().split("\n")[-1] for message in grade.messages)  # above it otter quotes the test
+    spoken = [line.removeprefix("AssertionError: ") for line in last]
     named = [message for message in spoken if says in message]
     elsewhere = [
         other for other, points in full.items() if other != question.name and grades[other].points < points

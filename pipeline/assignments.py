@@ -1,4 +1,4 @@
-"""Problem sets: from one master text each, a student notebook, an autograder and the instructor's edition.
+"""Problem sets: read a master text, and let otter-grader make a student notebook and an autograder of it.
 
 A master, `book/assignments/ps*.py`, is a Jupytext percent file in otter-grader's format, with more:
 
@@ -9,12 +9,12 @@ A master, `book/assignments/ps*.py`, is a Jupytext percent file in otter-grader'
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jupytext
@@ -24,16 +24,22 @@ import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook, new_raw_cell
 
-__all__ = ["ProblemSet", "Question", "WrongAnswer", "build", "read_master"]
+from pipeline.settings import ROOT
+
+__all__ = ["MASTERS", "ProblemSet", "Question", "WrongAnswer", "build", "masters", "read_master"]
+
+MASTERS = ROOT / "book" / "assignments"
 
 BLOCK = re.compile(r"^#\s*(BEGIN|END) (QUESTION|WRONG ANSWERS|RUBRIC|SOLUTION|TESTS)\s*$", re.MULTILINE)
 CONFIG = {
-    "init_cell": True,
+    "init_cell": False,  # the first cell of the student's edition prepares more than otter's
     "check_all_cell": False,
     "export_cell": False,
     "tests": {"files": True, "ok_format": False},
     "generate": {"plugins": ["course_lib.grading_guard.GradingGuard"], "show_hidden": False},
 }
+METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+UNPACKED = "/autograder/source"  # where Gradescope and otter's containers unpack an archive
 HEADER = re.compile(r"^# (wrong|earns|says): (.*)$", re.MULTILINE)
 
 
@@ -77,6 +83,18 @@ class ProblemSet:
         return sum(question.points for question in self.questions)
 
 
+def masters(folder: Path = MASTERS) -> list[Path]:
+    """The master texts of a folder, in order.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = sorted(folder.glob("ps*.py"))
+    if not found:
+        raise ValueError(f"{folder} holds no master: their files are called ps*.py")
+    return found
+
+
 def read_master(path: Path, variant: str = "published") -> ProblemSet:
     """Read a master, draw the variant's constants and questions, and take the extra blocks out.
 
@@ -92,7 +110,7 @@ def read_master(path: Path, variant: str = "published") -> ProblemSet:
     if "variant" not in first.metadata.get("tags", []):
         raise ValueError(f"{path.name}: the first cell must be tagged 'variant' and draw the constants")
     exec(compile(first.source, f"{path.name}, variant", "exec"), constants)
-    constants = {name: value for name, value in constants.items() if name.isupper()}
+    constants = {name: value for name, value in constants.items() if name.isupper() and _is_plain(value)}
     head: list[NotebookNode] = []
     questions: list[Question] = []
     block: list[NotebookNode] | None = None
@@ -120,6 +138,11 @@ def read_master(path: Path, variant: str = "published") -> ProblemSet:
     if before is not head:
         questions[-1].cells += before
     return ProblemSet(path.stem, variant, constants, head, _drawn(questions, rng, variant))
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a value and no module, class or function that happens to have a name in capitals."""
+    return not isinstance(value, ModuleType) and not callable(value)
 
 
 def _fill(source: str, constants: Mapping[str, Any], name: str) -> str:
@@ -190,24 +213,29 @@ def _drawn(questions: list[Question], rng: np.random.Generator, variant: str) ->
     return [question for question in questions if not question.pool or question.name in chosen]
 
 
-def build(problem: ProblemSet, out: Path) -> Path:
-    """Let otter assign make the student notebook and the autograder archive; returns their folder."""
+def build(problem: ProblemSet, out: Path, wheel: Path | None = None) -> Path:
+    """Let otter assign make student notebook, autograder archive and their tests.
+
+    Args:
+        problem: the set.
+        out: a folder, made anew.
+        wheel: the library, for an autograder that will run elsewhere; None where it is used from here.
+
+    Returns:
+        otter's folder, with `student/` and `autograder/` in it.
+    """
     from otter.assign import main as otter_assign
 
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    config = {**CONFIG, "name": problem.name}
+    config: dict[str, Any] = {**CONFIG, "name": problem.name}
+    if wheel:
+        shutil.copy2(wheel, out)
+        config["autograder_files"] = [wheel.name]
+        config["requirements"] = [f"{UNPACKED}/files/{wheel.name}"]
     first = new_raw_cell(f"# ASSIGNMENT CONFIG\n{yaml.safe_dump(config, sort_keys=False)}")
-    head = [cell for cell in problem.head if "ASSIGNMENT CONFIG" not in cell.source]
-    cells = [first, *head, *(cell for question in problem.questions for cell in question.cells)]
-    notebook = new_notebook(
-        cells=cells,
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )
+    cells = [first, *problem.head, *(cell for question in problem.questions for cell in question.cells)]
     source = out / f"{problem.name}.ipynb"
-    nbformat.write(notebook, source)
+    nbformat.write(new_notebook(cells=cells, metadata=METADATA), source)
     otter_assign(str(source), str(out / "dist"), no_run_tests=True, no_pdfs=True)
-    (out / "variant.json").write_text(
-        json.dumps({"variant": problem.variant, **problem.constants}, default=str)
-    )
     return out / "dist"

@@ -17,7 +17,6 @@ from pathlib import Path
 import nbformat
 import pytest
 from colab import colab_url
-from colab_setup import find_wheel, package_digest, setup_cell
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -28,6 +27,7 @@ from packaging.utils import canonicalize_name
 from sphinx.errors import ConfigError, ExtensionError
 from test_markdown_notebook import CONF, PAGE, PNG, build_toy, residue
 
+from pipeline.first_cell import find_wheel, package_digest, setup_cell
 from pipeline.notebooks import is_notebook, page_names, read_page
 from pipeline.settings import Settings
 

@@ -13,13 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nbformat
-from colab_setup import Wheel, find_wheel, setup_cell
 from markdown_notebook import MarkdownPage
 from myst_nb.core.read import create_nb_reader
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from sphinx.application import Sphinx
 from sphinx.errors import ConfigError
 from sphinx.util.display import status_iterator
+
+from pipeline.first_cell import Wheel, find_wheel, setup_cell
 
 HIDING_TAGS = {"hide-input", "hide-cell", "remove-input", "remove-cell", "remove_input", "remove_cell"}
 HIDDEN = {"cellView": "form", "jupyter": {"source_hidden": True}}  # Colab's word for it, and Jupyter's

@@ -1162,7 +1162,7 @@ def test_flat(dequantisation_bounds):
     levels = torch.randint({{N_LEVELS}}, (2, {{N_PIXELS}}), generator=noise).double()
     u = torch.rand({{N_DRAWS}}, 2, {{N_PIXELS}}, generator=noise).double()
     seen = bounded(dequantisation_bounds, levels, u, lambda x: torch.zeros_like(x[..., 0]), {{N_LEVELS}},
-                   without=["course_lib.flow.bits_per_dimension"])
+                   without=["course_lib.dequantisation.bits_per_dimension"])
     bits = torch.full((2, 2), math.log2({{N_LEVELS}})).double()
     compare("bits per dimension of the uniform density", seen, bits, {
         "log₂ M is missing: without a model a pixel costs log₂ M bits": 0 * bits,
@@ -1184,7 +1184,7 @@ def test_slope(dequantisation_bounds):
     numbers = lambda values: torch.tensor(values, dtype=torch.float64)
     seen = bounded(dequantisation_bounds, numbers({{LEVELS}}), numbers({{NOISE}}),
                    lambda x: torch.log(1 + 0.9 * (2 * x - 1)).sum(-1), {{N_LEVELS}},
-                   without=["course_lib.flow.bits_per_dimension"])
+                   without=["course_lib.dequantisation.bits_per_dimension"])
     assert getattr(seen, "shape", None) == (2, 2), "expected a tensor of shape (2, B); not answered yet?"
     single, many = numbers({{SINGLE}}), numbers({{MANY}})
     compare("single draws, averaged", seen[0], single, {
@@ -1219,7 +1219,7 @@ def test_small(dequantisation_bounds):
     log_p = density((levels + u) / n_levels)
     single, many = log_p.mean(0), log_p.logsumexp(0) - math.log(n_draws)
     seen = bounded(dequantisation_bounds, levels, u, density, n_levels,
-                   without=["course_lib.flow.bits_per_dimension"])
+                   without=["course_lib.dequantisation.bits_per_dimension"])
     assert getattr(seen, "shape", None) == (2, 5), "expected a tensor of shape (2, B)"
     assert not torch.isinf(torch.as_tensor(seen)).any(), (
         "infinite: exp(−1000) is 0 in floating point; use logsumexp")
@@ -1309,7 +1309,7 @@ def dequantisation_bounds(levels, noise, log_density, n_levels):
 # earns: 0
 # says: switched off
 def dequantisation_bounds(levels, noise, log_density, n_levels):
-    from course_lib.flow import bits_per_dimension
+    from course_lib.dequantisation import bits_per_dimension
 
     log_p = log_density((levels + noise) / n_levels)
     many = torch.logsumexp(log_p, 0) - math.log(len(noise))

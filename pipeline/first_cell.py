@@ -1,4 +1,4 @@
-"""The wheel that a site publishes, and the first cell of its notebooks, which installs exactly that wheel.
+"""The wheel that a site publishes, and the first cell of every notebook, which installs exactly that wheel.
 
 A version number alone would not do: a site rebuilt from changed sources keeps its version. So the cell
 compares the content of the installed package with the content of the wheel.
@@ -7,10 +7,15 @@ compares the content of the installed package with the content of the wheel.
 import hashlib
 import inspect
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import dedent
 from typing import NamedTuple
+
+__all__ = ["Wheel", "find_wheel", "package_digest", "problem_set_cell", "setup_cell"]
+
+__all__ = ["Wheel", "find_wheel", "package_digest", "problem_set_cell", "setup_cell"]
 
 
 def package_digest(folder: Path) -> str:
@@ -74,7 +79,7 @@ def installed_digest():
 """
 
 _INSTALL = """
-WHEEL = "{url}#sha256={sha256}"
+WHEEL = "{source}"
 if installed_digest() != DIGEST:
     %pip install --quiet "{{WHEEL}}"
     if installed_digest() != DIGEST:  # pip found the same version, but with another content
@@ -106,6 +111,47 @@ quoted = "" if dataset == "{dataset}" else " (the text quotes a run on {dataset}
 print(f"course_lib {{VERSION}} · data set {{dataset}}{{quoted}} · device {{device}}")
 """
 
+_KIT = """
+TESTS = Path("{tests}")
+TESTS_DIGEST = "{tests_digest}"
+
+
+def kit_is_here():
+    wheel = Path("{name}")
+    published = wheel.is_file() and hashlib.sha256(wheel.read_bytes()).hexdigest() == "{sha256}"
+    library = published or installed_digest() == DIGEST
+    return library and TESTS.is_dir() and package_digest(TESTS) == TESTS_DIGEST
+
+
+"""
+
+_FETCH = """
+if not kit_is_here():
+    import io
+    import urllib.request
+    import zipfile
+
+    with urllib.request.urlopen("{kit_url}") as answer:
+        kit = zipfile.ZipFile(io.BytesIO(answer.read()))
+    kit.extractall(members=[name for name in kit.namelist() if not name.endswith(".ipynb")])
+if not kit_is_here():
+    raise RuntimeError("{kit_url} belongs to another version of this notebook: download the notebook again.")
+"""
+
+_UNPACK = """
+if not kit_is_here():
+    raise FileNotFoundError(
+        f"{{TESTS}} or {name} is not beside this notebook, or of another version. Unpack the whole archive "
+        "that the notebook came in, and run this cell again in its folder."
+    )
+"""
+
+_OTTER = """
+if importlib.util.find_spec("otter") is None:
+    %pip install --quiet "{otter}"
+print(f"Ready: course_lib {{VERSION}}, otter-grader and the public tests")
+"""
+
 
 def setup_cell(wheel: Wheel, dataset: str, site_url: str = "") -> str:
     """The source of the first cell: install the site's wheel unless it is there, choose data and device.
@@ -120,6 +166,31 @@ def setup_cell(wheel: Wheel, dataset: str, site_url: str = "") -> str:
     return template.format(
         **wheel._asdict(),
         dataset=dataset,
-        url=f"{site_url}/wheels/{wheel.name}",
+        source=f"{site_url}/wheels/{wheel.name}#sha256={wheel.sha256}",
         package_digest=dedent(inspect.getsource(package_digest)),
+    )
+
+
+def problem_set_cell(wheel: Wheel, tests: Path, kit_url: str = "") -> str:
+    """The first cell of a problem set's notebook: the library, otter-grader and the public tests.
+
+    Args:
+        wheel: of the library, as it lies in the set's kit, the archive that also holds the tests.
+        tests: the folder of the public tests; it keeps its name.
+        kit_url: where the kit will be published; "" where it is handed out, and lies beside the notebook.
+    """
+    template = _HEAD + _KIT + (_FETCH if kit_url else _UNPACK) + _INSTALL + _OTTER
+    (otter,) = (r for r in requires("course-lib") or [] if r.startswith("otter-grader"))
+    return (
+        template.replace("\n\n\n\n", "\n\n\n")
+        .strip()
+        .format(
+            **wheel._asdict(),
+            source=wheel.name,
+            tests=tests.name,
+            tests_digest=package_digest(tests),
+            kit_url=kit_url,
+            otter=otter.split(";")[0].strip(),
+            package_digest=dedent(inspect.getsource(package_digest)),
+        )
     )
