@@ -1,6 +1,7 @@
 """What every test run needs: the book's environment, for kernels too, and a fair division of work."""
 
 import os
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ os.environ.update(Settings().variables())
 # Kernels inherit this: a second execution must publish its figures as the first did.
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
-SLOW_FIRST = (".ipynb::", "test_wrong_twins[", "test_site.py::")
+SLOW_FIRST = (".ipynb::", "test_wrong_twins[", "test_assignments.py::", "test_site.py::")
+
+
+PROBLEM_SET = re.compile(r"test_assignments\.py::.*\[(ps\d)")
 
 
 def _is_one_chapter(nodeid: str) -> bool:
@@ -29,11 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Divide the work by notebook and test module, and test_wrong_twins by chapter: each runs a whole one."""
+    """Divide the work by notebook and test module, test_wrong_twins by chapter, problem sets by set."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByChapter(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if problem_set := PROBLEM_SET.search(nodeid):
+                return problem_set[1]
             return nodeid if _is_one_chapter(nodeid) else super()._split_scope(nodeid)
 
     return ByChapter(config, log) if config.getvalue("dist") == "loadscope" else None

@@ -12,7 +12,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,9 +62,14 @@ class Question:
     manual: bool
     pool: str | None
     cells: list[NotebookNode]
-    answer: str
-    wrong_answers: list[WrongAnswer] = field(default_factory=list)
-    rubric: str = ""
+    solution: list[NotebookNode]
+    wrong_answers: list[WrongAnswer]
+    rubric: str
+
+    @property
+    def answer(self) -> str:
+        """The code of the solution."""
+        return "\n\n".join(cell.source for cell in self.solution if cell.cell_type == "code")
 
 
 @dataclass
@@ -176,14 +181,13 @@ def _question(cells: list[NotebookNode], name: str) -> Question:
             parts[inside].append(cell)
         if inside not in ("WRONG ANSWERS", "RUBRIC"):
             kept.append(cell)
-    answer = "\n\n".join(cell.source for cell in parts["SOLUTION"] if cell.cell_type == "code")
     return Question(
         config["name"],
         float(config["points"]),
         bool(config.get("manual", False)),
         pool,
         kept,
-        answer,
+        parts["SOLUTION"],
         [_wrong(cell.source, f"{name}, {config['name']}") for cell in parts["WRONG ANSWERS"]],
         "\n\n".join(cell.source for cell in parts["RUBRIC"]),
     )
