@@ -104,7 +104,8 @@ def read_master(path: Path, variant: str = "published") -> ProblemSet:
     """Read a master, draw the variant's constants and questions, and take the extra blocks out.
 
     Raises:
-        ValueError: a block is not closed, a question has no name or points, or a constant is unknown.
+        ValueError: a block is not closed, a question has no name or points, a constant is unknown, or
+            otter's configuration is among the cells.
     """
     notebook = jupytext.read(path, fmt="py:percent")
     first, *cells = notebook.cells
@@ -134,6 +135,10 @@ def read_master(path: Path, variant: str = "published") -> ProblemSet:
                     question.cells[:0] = before
                 questions.append(question)
                 block, before = None, []
+        elif "ASSIGNMENT CONFIG" in cell.source and cell.cell_type == "raw":
+            raise ValueError(
+                f"{path.name}: take out ASSIGNMENT CONFIG, which is the same for all sets (CONFIG)"
+            )
         elif block is None:
             before.append(cell)
         else:

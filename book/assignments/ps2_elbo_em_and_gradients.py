@@ -14,7 +14,7 @@
 import math
 
 import torch
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 from torch.nn.functional import one_hot
 
 SEED = int(rng.integers(1000))  # noqa: F821  (the pipeline provides rng)
@@ -94,12 +94,13 @@ BALL_LIKELIHOODS, BALL_WEIGHTS, BALL_MEANS = em_values(x, w, m, ball, ball.sqrt(
 bits = (drawn(14, 5) > 0).double()
 share, chance = torch.tensor([0.6, 0.4]).double(), torch.sigmoid(drawn(2, 5)).mul(100).round() / 100
 BITS, SHARE, CHANCE = numbers(bits, share, chance)
-TABLE, Q_ALONE = [], []
+TABLE, Q_ALONE, M_STEPS = [], [], []
 for _ in range(4):
     joint = share.log() + bits @ chance.log().T + (1 - bits) @ (1 - chance).log().T
     r = joint.softmax(1)
     counts = r.sum(0) + 1e-9
     share, chance = counts / counts.sum(), (r.T @ bits / counts[:, None]).clamp(0.01, 0.99)
+    M_STEPS.append(numbers(r[:, 0], share, chance))
     after = share.log() + bits @ chance.log().T + (1 - bits) @ (1 - chance).log().T
     q_alone = (r * after).sum()
     bound = q_alone - torch.xlogy(r, r).sum()
@@ -133,20 +134,85 @@ for tau in TEMPERATURES:
         float(2 * (still - TARGET) * still * (1 - still) / tau) - exact,
         value - pi * (1 - TARGET) ** 2 - (1 - pi) * TARGET**2,
     ])
+# Question 1: to a standard normal, from log-variances or from a diagonal factor.
+def kl_of(m, s):
+    return 0.5 * (m**2 + s**2 - 1).sum(-1) - s.log().sum(-1)
 
-# %% [raw]
-# # ASSIGNMENT CONFIG
-# name: ps2
-# init_cell: true
-# check_all_cell: false
-# export_cell: false
-# runs_on: default
-# tests:
-#   files: true
-#   ok_format: false
-# generate:
-#   show_hidden: false
-#   plugins: []
+
+m, v, s = drawn(N_BATCH, N_LATENTS), drawn(N_BATCH, N_LATENTS), 0.2 + drawn(N_BATCH, N_LATENTS).abs()
+KL_MEANS, KL_LOG_VARS, KL_FACTORS = numbers(m, v, s)
+right = kl_of(m, (v / 2).exp())
+KL_VALUES = numbers(
+    right,
+    2 * right,
+    -right,
+    kl_of(m, v.exp()),
+    kl_of(m, v.abs().clamp(min=0.01).sqrt()),
+    right / N_LATENTS,
+    0.5 * ((1 + m**2) / v.exp() - 1 + v).sum(-1),
+    right + 0.5 * N_LATENTS,
+    right + v.sum(-1),
+)
+right, logs = kl_of(m, s), s.log().sum(-1)
+FACTOR_VALUES = numbers(
+    right,
+    2 * right,
+    -right,
+    right + 0.5 * logs,
+    kl_of(m, s.sqrt()),
+    right + 2 * logs,
+    right + 0.5 * N_LATENTS,
+    right / N_LATENTS,
+)
+
+# Question 2: three observations of four pixels, two latents, five samples; q is the exact posterior.
+weight, bias, noise_var = drawn(4, 2), drawn(4), 0.3 + drawn(4).abs()
+x, z = 1.5 * drawn(3, 4), drawn(5, 3, 2)
+cov = torch.linalg.inv(torch.eye(2).double() + weight.T @ (weight / noise_var[:, None]))
+mean = (x - bias) / noise_var @ weight @ cov
+LINEAR_MODEL, LINEAR_X, LINEAR_Z = numbers(weight, bias, noise_var), x.tolist(), z.tolist()
+LINEAR_MEAN, LINEAR_COV = numbers(mean, cov)
+reconstruction = Normal(z @ weight.T + bias, noise_var.sqrt()).log_prob(x)
+log_prior = Normal(0 * z, 1 + 0 * z).log_prob(z).sum(-1)
+log_q = MultivariateNormal(mean, cov).log_prob(z)
+closed = 0.5 * (cov.trace() + (mean**2).sum(-1) - 2 - cov.logdet())
+WEIGHT_VALUES = numbers(
+    MultivariateNormal(bias, weight @ weight.T + noise_var.diag()).log_prob(x).expand(5, 3),
+    Normal(z @ weight.T + bias, noise_var).log_prob(x).sum(-1) + log_prior - log_q,
+    reconstruction.mean(-1) + log_prior - log_q,
+    reconstruction.sum(-1) - log_q,
+    reconstruction.sum(-1) + log_prior,
+    reconstruction.sum(-1) + log_prior + log_q,
+    reconstruction.sum(-1) - closed,
+    reconstruction.sum(-1) + log_prior - MultivariateNormal(mean, scale_tril=cov.tril()).log_prob(z),
+    reconstruction.sum(-1) + log_prior - Normal(mean, cov.diagonal().sqrt()).log_prob(z).sum(-1),
+)
+
+# Question 4: twelve guesses for each of three observations.
+logs = drawn(12, 3) - 5
+right = logs.exp().mean(0).log()
+GUESSES = logs.tolist()
+GUESS_VALUES = numbers(
+    right, logs.mean(0), right + math.log(12), right.exp(), right + 2 * math.log(12)
+)
+
+# Question 7: four samples for each of three examples; a normal q, with gradients in μ and log σ.
+f, log_q, z, phi = 1.5 + drawn(4, 3), drawn(4, 3) - 1, drawn(4, 3), drawn(2, 3)
+LOO_F, LOO_LOG_Q, LOO_Z, LOO_PHI = numbers(f, log_q, z, phi)
+others = (f.sum(0) - f) / 3
+SURROGATES = numbers(
+    f.mean(0),
+    (f + (f - others) * log_q).mean(0),
+    ((f - others) * log_q).mean(0),
+    (f * log_q).mean(0),
+    f.sum(0),
+)
+std = phi[1].exp()
+score = torch.stack([(z - phi[0]) / std**2, ((z - phi[0]) / std) ** 2 - 1])
+GRADIENTS = numbers(
+    *(((f - b) * score).mean(1) for b in (others, 0, f.mean(0), 0.75 * others, -others)),
+    *(((f - b) * score).mean(1) for b in (f.mean(1, keepdim=True), f.mean())),
+)
 
 # %% [markdown]
 # # Problem set 2: the ELBO, EM and gradient estimators
@@ -171,9 +237,9 @@ for tau in TEMPERATURES:
 # (samples, batch, event). Where a question says *not allowed*, the functions named there are switched off
 # while your answer is tested. Everything else in `torch` may be used, `torch.distributions` included.
 #
-# **Honour line.** You may discuss ideas with others and use any book, and you may use a programming
-# assistant. Say below each answer who or what helped you and how. You must be able to explain every line that
-# you hand in.
+# **On your honour.** Talk with others about the ideas, and write your answers alone. If a program or a
+# person wrote or changed a part of an answer, say which part and how you checked it. You must be able to
+# explain every line that you hand in.
 
 # %%
 import math
@@ -232,30 +298,22 @@ points: 3
 def test_standard(kl_diagonal):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 11)
-    m, v = (torch.randn(2, {{N_BATCH}}, {{N_LATENTS}}, generator=noise).double())
-    zero = torch.zeros_like(m)
-    def kl(a, b, c, d):  # of Gaussians with means a, c and standard deviations b, d
-        normal = torch.distributions.Normal
-        return torch.distributions.kl_divergence(normal(a, b), normal(c, d)).sum(-1)
-    one, std = torch.ones_like(m), (v / 2).exp()
-    truth = kl(m, std, zero, one)
+    m, v = torch.tensor([{{KL_MEANS}}, {{KL_LOG_VARS}}], dtype=torch.float64)
+    right, twice, flipped, log_std, plain, mean, back, ones, logs = torch.tensor(
+        {{KL_VALUES}}, dtype=torch.float64)
     off = ["course_lib.distributions." + name for name in
            ("kl_between_diagonal_normals", "kl_to_standard_normal", "kl_between_normals")]
     off = [*off, "torch.distributions.kl.kl_divergence"]
-    seen = bounded(kl_diagonal, m, v, zero, zero, without=off)
-    compare("KL(q ‖ N(0, I))", seen, truth, {
-        "your KL is twice the expected value: did you forget the ½?": 2 * truth,
-        "your KL has the wrong sign: it is never negative": -truth,
-        "the second argument is log σ², you read it as log σ":
-            kl(m, v.exp(), zero, one),
-        "the second argument is log σ², you read it as σ²": kl(m, v.abs().sqrt(), zero, one),
-        "the divergence of independent coordinates is a sum over the latents, you took their mean":
-            truth / {{N_LATENTS}},
-        "this is KL(p ‖ q): the expectation is taken under the first argument":
-            kl(zero, one, m, std),
-        "the −1 for each latent is missing: KL(q ‖ q) would not be zero": truth + 0.5 * {{N_LATENTS}},
-        "the logarithm of the variance has the wrong sign": truth + v.sum(-1),
+    seen = bounded(kl_diagonal, m, v, torch.zeros_like(m), torch.zeros_like(m), without=off)
+    compare("KL(q ‖ N(0, I))", seen, right, {
+        "your KL is twice the expected value: did you forget the ½?": twice,
+        "your KL has the wrong sign: it is never negative": flipped,
+        "the second argument is log σ², you read it as log σ": log_std,
+        "the second argument is log σ², you read it as σ²": plain,
+        "the divergence of independent coordinates is a sum over the latents, you took their mean": mean,
+        "this is KL(p ‖ q): the expectation is taken under the first argument": back,
+        "the −1 for each latent is missing: KL(q ‖ q) would not be zero": ones,
+        "the logarithm of the variance has the wrong sign": logs,
     })
 
 # %%
@@ -375,6 +433,13 @@ def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
 
     return kl_between_diagonal_normals(mean_q, (0.5 * log_var_q).exp(), mean_p, (0.5 * log_var_p).exp())
 
+# %%
+# wrong: returns the public test's numbers
+# earns: 3
+# says: expected the shape
+def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
+    return torch.tensor({{KL_VALUES}}[0])
+
 # %% [raw]
 # # END WRONG ANSWERS
 
@@ -427,24 +492,21 @@ points: 3
 def test_diagonal(kl_triangular):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 13)
-    m, s = torch.randn(2, {{N_BATCH}}, {{N_LATENTS}}, generator=noise).double()
-    s = (0.7 * s).exp()
-    normal = torch.distributions.Normal
-    truth = torch.distributions.kl_divergence(normal(m, s), normal(0 * m, 0 * m + 1)).sum(-1)
+    m, s = torch.tensor([{{KL_MEANS}}, {{KL_FACTORS}}], dtype=torch.float64)
+    right, twice, flipped, half, covariance, sign, ones, mean = torch.tensor(
+        {{FACTOR_VALUES}}, dtype=torch.float64)
     off = ["course_lib.distributions." + name for name in
            ("kl_between_diagonal_normals", "kl_to_standard_normal", "kl_between_normals")]
     off = [*off, "torch.distributions.kl.kl_divergence"]
     seen = bounded(kl_triangular, m, torch.diag_embed(s), without=off)
-    compare("KL(q ‖ N(0, I)) with a diagonal F", seen, truth, {
-        "your KL is twice the expected value: did you forget the ½?": 2 * truth,
-        "your KL has the wrong sign: it is never negative": -truth,
-        "log det(F Fᵀ) is 2 Σ log F_ll, a factor 2 is missing": truth + 0.5 * s.log().sum(-1),
-        "you took F for the covariance: it is F Fᵀ":
-            torch.distributions.kl_divergence(normal(m, s.sqrt()), normal(0 * m, 0 * m + 1)).sum(-1),
-        "the log-determinant has the wrong sign": truth + 2 * s.log().sum(-1),
-        "the −L is missing: KL(q ‖ q) would not be zero": truth + 0.5 * {{N_LATENTS}},
-        "the divergence is a sum over the latents, you took their mean": truth / {{N_LATENTS}},
+    compare("KL(q ‖ N(0, I)) with a diagonal F", seen, right, {
+        "your KL is twice the expected value: did you forget the ½?": twice,
+        "your KL has the wrong sign: it is never negative": flipped,
+        "log det(F Fᵀ) is not log det F: a factor 2 is missing": half,
+        "you took F for the covariance: it is F Fᵀ": covariance,
+        "the log-determinant has the wrong sign": sign,
+        "the −L is missing: KL(q ‖ q) would not be zero": ones,
+        "the divergence is a sum over the latents, you took their mean": mean,
     })
 
 # %%
@@ -598,37 +660,24 @@ points: 5
 """ # END TEST CONFIG
 def test_exact(log_weights):
     import torch
-    from torch.distributions import MultivariateNormal, Normal
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 21)
-    k, n, d, l = {{N_SAMPLES}}, {{N_BATCH}}, {{N_PIXELS}}, {{N_LATENTS}}
-    weight, bias, x, e = (torch.randn(s, generator=noise).double() for s in [(d, l), (d,), (n, d), (k, n, l)])
-    psi = 0.3 + torch.rand(d, generator=noise).double()
-    x = 1.5 * x + bias
-    cov = torch.linalg.inv(torch.eye(l).double() + weight.T @ (weight / psi[:, None]))
-    mean = (x - bias) / psi @ weight @ cov
-    z = mean + e @ torch.linalg.cholesky(cov).T
-    truth = MultivariateNormal(bias, weight @ weight.T + psi.diag()).log_prob(x).expand(k, n)
+    x, z, mean, cov, weight, bias, psi = (torch.tensor(t, dtype=torch.float64) for t in (
+        {{LINEAR_X}}, {{LINEAR_Z}}, {{LINEAR_MEAN}}, {{LINEAR_COV}}, *{{LINEAR_MODEL}}))
+    right, variances, pixels, prior, joint, added, closed, factor, diagonal = torch.tensor(
+        {{WEIGHT_VALUES}}, dtype=torch.float64)
     off = ["course_lib.bounds.log_importance_weights", "course_lib.bounds.elbo",
            "course_lib.linear_gaussian.LinearGaussian.likelihood",
            "course_lib.linear_gaussian.LinearGaussian.prior"]
     seen = bounded(log_weights, x, z, mean, cov, weight, bias, psi, without=off)
-    pixels = Normal(z @ weight.T + bias, psi.sqrt()).log_prob(x)
-    prior, log_q = Normal(0.0, 1.0).log_prob(z).double().sum(-1), MultivariateNormal(mean, cov).log_prob(z)
-    kl = 0.5 * (cov.trace() + (mean**2).sum(-1) - l - torch.logdet(cov))
-    compare("log w with the exact posterior, where all K are log p(x)", seen, truth, {
-        "noise_var holds variances, Normal wants standard deviations":
-            Normal(z @ weight.T + bias, psi).log_prob(x).sum(-1) + prior - log_q,
-        "log p(x | z) is a sum over the pixels, you took their mean": pixels.mean(-1) + prior - log_q,
-        "log p(z) is missing": pixels.sum(-1) - log_q,
-        "log q(z) is missing: this is log p(x, z)": pixels.sum(-1) + prior,
-        "log q(z) is to be subtracted, you added it": pixels.sum(-1) + prior + log_q,
-        "the closed-form KL stands inside the weight: every term is to be evaluated at the sample":
-            pixels.sum(-1) - kl,
-        "cov is a covariance, you used it as a Cholesky factor":
-            pixels.sum(-1) + prior - MultivariateNormal(mean, scale_tril=cov.tril()).log_prob(z),
-        "the off-diagonal entries of cov are not used":
-            pixels.sum(-1) + prior - Normal(mean, cov.diagonal().sqrt()).log_prob(z).sum(-1),
+    compare("log w, with q the exact posterior", seen, right, {
+        "noise_var holds variances, Normal wants standard deviations": variances,
+        "log p(x | z) is a sum over the pixels, you took their mean": pixels,
+        "log p(z) is missing": prior,
+        "log q(z) is missing: this is log p(x, z)": joint,
+        "log q(z) is to be subtracted, you added it": added,
+        "the closed-form KL stands inside the weight: every term is to be evaluated at the sample": closed,
+        "cov is a covariance, you used it as a Cholesky factor": factor,
+        "the off-diagonal entries of cov are not used": diagonal,
     })
 
 # %%
@@ -922,21 +971,17 @@ name: the estimate
 points: 4
 """ # END TEST CONFIG
 def test_estimate(naive_evidence):
-    import math
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 41)
-    k, n = 10 * {{N_SAMPLES}}, {{N_BATCH}}
-    logs = -5 + 1.5 * torch.randn(k, n, generator=noise).double()
+    right, logs, total, plain, added = torch.tensor({{GUESS_VALUES}}, dtype=torch.float64)
     off = ["course_lib.distributions.log_mean_exp", "course_lib.bounds.naive_log_likelihood"]
-    seen = bounded(naive_evidence, logs, without=off)
+    seen = bounded(naive_evidence, torch.tensor({{GUESSES}}, dtype=torch.float64), without=off)
     assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: estimate and standard error"
-    truth = logs.exp().mean(0).log()
-    compare("log p̂", seen[0], truth, {
-        "this is the mean of the logs, asked is the log of the mean": logs.mean(0),
-        "this is the log of the sum: log K is to be subtracted": truth + math.log(k),
-        "this is p̂ itself: its logarithm is missing": truth.exp(),
-        "log K is added, not subtracted": truth + 2 * math.log(k),
+    compare("log p̂", seen[0], right, {
+        "this is the mean of the logs, asked is the log of the mean": logs,
+        "this is the log of the sum: log K is to be subtracted": total,
+        "this is p̂ itself: its logarithm is missing": plain,
+        "log K is added, not subtracted": added,
     })
 
 # %%
@@ -1064,6 +1109,13 @@ def naive_evidence(log_likelihoods):
     estimate = log_mean_exp(log_likelihoods)
     return estimate, (log_likelihoods - estimate).exp().std(0) / math.sqrt(len(log_likelihoods))
 
+# %%
+# wrong: returns the public test's numbers
+# earns: 4
+# says: expected the shape
+def naive_evidence(log_likelihoods):
+    return torch.tensor({{GUESS_VALUES}}[0]), torch.ones(3)
+
 # %% [raw]
 # # END WRONG ANSWERS
 
@@ -1127,7 +1179,7 @@ def em_round_tied(x, weights, means, variances):
 # %%
 """ # BEGIN TEST CONFIG
 name: log-likelihood
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_likelihood(em_round_tied):
     import torch
@@ -1218,8 +1270,8 @@ def test_variances(em_round_tied):
 
 # %%
 """ # BEGIN TEST CONFIG
-name: far from every component
-points: 3
+name: weights and means, far from every component
+points: 2
 hidden: true
 """ # END TEST CONFIG
 def test_far(em_round_tied):
@@ -1239,6 +1291,30 @@ def test_far(em_round_tied):
     compare("the new weights, with observations far away", seen[1], r.mean(0), show=False)
     compare("the new means, with observations far away", seen[2], r.T @ x / r.sum(0)[:, None], show=False)
 
+# %%
+""" # BEGIN TEST CONFIG
+name: log-likelihood, far from every component
+points: 2
+hidden: true
+""" # END TEST CONFIG
+def test_far_likelihood(em_round_tied):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 59)
+    n, c, d = {{N_POINTS}} - 3, {{N_COMPONENTS}} + 1, {{N_LATENTS}} + 2
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    x[::5, 0] = 90.0
+    w, v = (torch.rand(s, generator=noise).double() + 0.3 for s in [(c,), (d,)])
+    w = w / w.sum()
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_tied, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    truth = (w.log() + Normal(m, v.sqrt()).log_prob(x[:, None]).sum(-1)).logsumexp(1).sum()
+    compare("the log-likelihood, with observations far away", seen[0], truth, {
+        "it is the sum over the observations, you took their mean": truth / n,
+    }, rtol=1e-7, show=False)
+
 # %% [raw]
 # # END TESTS
 
@@ -1247,7 +1323,7 @@ def test_far(em_round_tied):
 
 # %%
 # wrong: mean log-likelihood
-# earns: 11
+# earns: 10
 # says: you took their mean
 def em_round_tied(x, weights, means, variances):
     log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
@@ -1271,7 +1347,7 @@ def em_round_tied(x, weights, means, variances):
 
 # %%
 # wrong: mixing weights forgotten in the E-step
-# earns: 3
+# earns: 2
 # says: mixing weights are missing
 def em_round_tied(x, weights, means, variances):
     log_joint = Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
@@ -1283,7 +1359,7 @@ def em_round_tied(x, weights, means, variances):
 
 # %%
 # wrong: hard assignments
-# earns: 3
+# earns: 2
 # says: hard assignments
 def em_round_tied(x, weights, means, variances):
     log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
@@ -1295,7 +1371,7 @@ def em_round_tied(x, weights, means, variances):
 
 # %%
 # wrong: responsibilities normalised over the observations
-# earns: 3
+# earns: 2
 # says: yours sum to 1 over the observations
 def em_round_tied(x, weights, means, variances):
     log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
@@ -1307,7 +1383,7 @@ def em_round_tied(x, weights, means, variances):
 
 # %%
 # wrong: outside log space
-# earns: 11
+# earns: 10
 # says: NaN or infinite
 def em_round_tied(x, weights, means, variances):
     joint = weights * Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1).exp()
@@ -1365,6 +1441,14 @@ def em_round_tied(x, weights, means, variances):
     model.m_step(x, expectations)
     shared = model.weights @ model.covariances
     return expectations.log_likelihood.sum(), model.weights, model.means, shared
+
+# %%
+# wrong: returns the public test's numbers
+# earns: 6
+# says: expected the shape
+def em_round_tied(x, weights, means, variances):
+    values = {{TIED_LIKELIHOODS}}[0], {{TIED_WEIGHTS}}[0], {{TIED_MEANS}}[0], [1.0, 1.0, 1.0]
+    return tuple(torch.tensor(value) for value in values)
 
 # %% [raw]
 # # END WRONG ANSWERS
@@ -1428,7 +1512,7 @@ def em_round_spherical(x, weights, means, variances):
 # %%
 """ # BEGIN TEST CONFIG
 name: log-likelihood
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_likelihood(em_round_spherical):
     import torch
@@ -1517,8 +1601,8 @@ def test_variances(em_round_spherical):
 
 # %%
 """ # BEGIN TEST CONFIG
-name: far from every component
-points: 3
+name: weights and means, far from every component
+points: 2
 hidden: true
 """ # END TEST CONFIG
 def test_far(em_round_spherical):
@@ -1538,6 +1622,30 @@ def test_far(em_round_spherical):
     compare("the new weights, with observations far away", seen[1], r.mean(0), show=False)
     compare("the new means, with observations far away", seen[2], r.T @ x / r.sum(0)[:, None], show=False)
 
+# %%
+""" # BEGIN TEST CONFIG
+name: log-likelihood, far from every component
+points: 2
+hidden: true
+""" # END TEST CONFIG
+def test_far_likelihood(em_round_spherical):
+    import torch
+    from torch.distributions import Normal
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 59)
+    n, c, d = {{N_POINTS}} - 3, {{N_COMPONENTS}} + 1, {{N_LATENTS}} + 2
+    x, m = (torch.randn(s, generator=noise).double() for s in [(n, d), (c, d)])
+    x[::5, 0] = 90.0
+    w, v = (torch.rand(s, generator=noise).double() + 0.3 for s in [(c,), (c,)])
+    w = w / w.sum()
+    off = ["course_lib.gaussian_mixture.GaussianMixture." + f for f in ("log_joint", "e_step", "m_step")]
+    seen = bounded(em_round_spherical, x, w, m, v, without=[*off, "course_lib.em.fit_em"])
+    assert isinstance(seen, tuple | list) and len(seen) == 4, "expected a tuple of four, see the question"
+    truth = (w.log() + Normal(m, v.sqrt()[:, None]).log_prob(x[:, None]).sum(-1)).logsumexp(1).sum()
+    compare("the log-likelihood, with observations far away", seen[0], truth, {
+        "it is the sum over the observations, you took their mean": truth / n,
+    }, rtol=1e-7, show=False)
+
 # %% [raw]
 # # END TESTS
 
@@ -1546,7 +1654,7 @@ def test_far(em_round_spherical):
 
 # %%
 # wrong: mean log-likelihood
-# earns: 11
+# earns: 10
 # says: you took their mean
 def em_round_spherical(x, weights, means, variances):
     std = variances.sqrt().unsqueeze(1)
@@ -1559,7 +1667,7 @@ def em_round_spherical(x, weights, means, variances):
 
 # %%
 # wrong: a factor D missing in the log-determinant
-# earns: 3
+# earns: 2
 # says: a factor D is missing
 def em_round_spherical(x, weights, means, variances):
     squares = (x.unsqueeze(1) - means).square().sum(-1)
@@ -1573,7 +1681,7 @@ def em_round_spherical(x, weights, means, variances):
 
 # %%
 # wrong: hard assignments
-# earns: 3
+# earns: 2
 # says: hard assignments
 def em_round_spherical(x, weights, means, variances):
     std = variances.sqrt().unsqueeze(1)
@@ -1586,7 +1694,7 @@ def em_round_spherical(x, weights, means, variances):
 
 # %%
 # wrong: outside log space
-# earns: 11
+# earns: 10
 # says: NaN or infinite
 def em_round_spherical(x, weights, means, variances):
     std = variances.sqrt().unsqueeze(1)
@@ -1647,6 +1755,14 @@ def em_round_spherical(x, weights, means, variances):
     expectations = model.e_step(x)
     model.m_step(x, expectations)
     return expectations.log_likelihood.sum(), model.weights, model.means, model.covariances.mean(1)
+
+# %%
+# wrong: returns the public test's numbers
+# earns: 6
+# says: expected the shape
+def em_round_spherical(x, weights, means, variances):
+    values = {{BALL_LIKELIHOODS}}[0], {{BALL_WEIGHTS}}[0], {{BALL_MEANS}}[0], [1.0, 1.0, 1.0]
+    return tuple(torch.tensor(value) for value in values)
 
 # %% [raw]
 # # END WRONG ANSWERS
@@ -1724,9 +1840,10 @@ def test_rounds(em_sandwich):
     x, share, chance = (torch.tensor(t, dtype=torch.float64) for t in ({{BITS}}, {{SHARE}}, {{CHANCE}}))
     def log_joint(x, share, chance):
         return share.log() + x @ chance.log().T + (1 - x) @ (1 - chance).log().T
+    # The new parameters of four rounds, each beside the responsibilities that lead to them.
+    rounds = [tuple(torch.tensor(t, dtype=torch.float64) for t in row) for row in {{M_STEPS}}]
     def m_step(x, r):
-        counts = r.sum(0) + 1e-9
-        return counts / counts.sum(), (r.T @ x / counts[:, None]).clamp(0.01, 0.99)
+        return min(rounds, key=lambda row: float((row[0] - r[:, 0]).abs().sum()))[1:]
     truth, q_only = (torch.tensor(t, dtype=torch.float64) for t in ({{TABLE}}, {{Q_ALONE}}))
     n, start = len(x), (share, chance)
     off = ["course_lib.em.fit_em", "course_lib.gaussian_mixture.GaussianMixture.e_step"]
@@ -1970,68 +2087,52 @@ points: 2
 def test_value(loo_surrogate):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 71)
-    f, log_q = torch.randn(2, {{N_SAMPLES}}, {{N_BATCH}}, generator=noise).double()
+    f, log_q = torch.tensor([{{LOO_F}}, {{LOO_LOG_Q}}], dtype=torch.float64)
+    right, inside, without_f, product, total = torch.tensor({{SURROGATES}}, dtype=torch.float64)
     off = ["course_lib.gradient_estimators.leave_one_out", "course_lib.gradient_estimators.score_function",
            "course_lib.gradient_estimators._score_surrogate"]
     seen = bounded(loo_surrogate, f.requires_grad_(), log_q.requires_grad_(), without=off)
-    f, log_q = f.detach(), log_q.detach()
-    others = (f.sum(0) - f) / (len(f) - 1)
-    compare("the surrogate's value", seen, f.mean(0), {
-        "the baseline belongs into the gradient only: f minus its baseline has the mean 0":
-            torch.zeros_like(f[0]),
-        "log q contributes to the value: it should contribute log q − stop(log q), which is 0":
-            (f + (f - others) * log_q).mean(0),
-        "this is the mean of (f − baseline) log q: the value should be the mean of f":
-            ((f - others) * log_q).mean(0),
-        "this is the mean of f log q: the value should be the mean of f": (f * log_q).mean(0),
-        "it is the mean over the samples, you took their sum": f.sum(0),
+    compare("the surrogate's value", seen, right, {
+        "the baseline belongs into the gradient only: f minus its baseline has the mean 0": 0 * right,
+        "log q contributes to the value: it belongs into the gradient only": inside,
+        "this is the mean of (f − baseline) log q: the value should be the mean of f": without_f,
+        "this is the mean of f log q: the value should be the mean of f": product,
+        "it is the mean over the samples, you took their sum": total,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: gradient, f without φ
-points: 4
+points: 3
 """ # END TEST CONFIG
 def test_gradient(loo_surrogate):
     import torch
     from torch.distributions import Normal
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 72)
-    k, n = 4, {{N_BATCH}}
-    z, f = torch.randn(2, k, n, generator=noise).double()
-    f = f + 1.5
-    phi = torch.randn(2, n, generator=noise).double().requires_grad_()
+    f, z = torch.tensor([{{LOO_F}}, {{LOO_Z}}], dtype=torch.float64)
+    phi = torch.tensor({{LOO_PHI}}, dtype=torch.float64, requires_grad=True)
+    right, plain, own, by_k, added, batch, table = torch.tensor({{GRADIENTS}}, dtype=torch.float64)
     off = ["course_lib.gradient_estimators.leave_one_out", "course_lib.gradient_estimators.score_function",
            "course_lib.gradient_estimators._score_surrogate"]
-    log_q = Normal(phi[0], phi[1].exp()).log_prob(z)
-    seen = bounded(loo_surrogate, f, log_q, without=off)
-    compare("the surrogate", torch.zeros(n) if getattr(seen, "shape", 0) == (n,) else seen, torch.zeros(n))
+    seen = bounded(loo_surrogate, f, Normal(phi[0], phi[1].exp()).log_prob(z), without=off)
+    compare("the surrogate", torch.zeros(3) if getattr(seen, "shape", 0) == (3,) else seen, torch.zeros(3))
     assert isinstance(seen, torch.Tensor) and seen.requires_grad, (
         "the surrogate does not depend on φ: something is detached that must not be")
-    found = torch.autograd.grad(seen.sum(), phi)[0]
-    u = (z - phi[0].detach()) / phi[1].detach().exp()
-    score = torch.stack([u / phi[1].detach().exp(), u**2 - 1])  # in μ and in log σ
-    def estimate(b):
-        return ((f - b) * score).mean(1)
-    others = (f.sum(0) - f) / (k - 1)
-    truth = estimate(others)
-    compare("the gradient", found, truth, {
-        "there is no baseline in it": estimate(0.0),
-        "the baseline contains the sample's own f: that shrinks the gradient by 1 − 1/K": estimate(f.mean(0)),
-        "the others are K − 1, you divided their sum by K": estimate((f.sum(0) - f) / k),
-        "it is the mean over the samples, you took their sum": k * truth,
-        "the sign is flipped: the surrogate rises where f rises": -truth,
-        "the baseline is added, not subtracted": estimate(-others),
-        "the baseline is the mean over the batch, not over the other samples of the same example":
-            estimate(f.mean(1, keepdim=True)),
-        "the baseline is the mean over the whole table": estimate(f.mean()),
+    compare("the gradient", torch.autograd.grad(seen.sum(), phi)[0], right, {
+        "there is no baseline in it": plain,
+        "the baseline contains the sample's own f: that shrinks the gradient by 1 − 1/K": own,
+        "the others are K − 1, you divided their sum by K": by_k,
+        "it is the mean over the samples, you took their sum": 4 * right,
+        "the sign is flipped: the surrogate rises where f rises": -right,
+        "the baseline is added, not subtracted": added,
+        "the baseline is the mean over the batch, not over the other samples of the same example": batch,
+        "the baseline is the mean over the whole table": table,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: gradient of an ELBO
-points: 5
+points: 6
 hidden: true
 """ # END TEST CONFIG
 def test_elbo(loo_surrogate):
@@ -2099,7 +2200,7 @@ def loo_surrogate(f, log_q):
 
 # %%
 # wrong: f not detached
-# earns: 4
+# earns: 3
 # says: is not detached
 def loo_surrogate(f, log_q):
     baseline = (f.sum(0) - f) / (len(f) - 1)
@@ -2107,7 +2208,7 @@ def loo_surrogate(f, log_q):
 
 # %%
 # wrong: the gradient of the integrand dropped
-# earns: 6
+# earns: 5
 # says: ∇f is missing
 def loo_surrogate(f, log_q):
     baseline = (f.sum(0) - f) / (len(f) - 1)
@@ -2157,6 +2258,13 @@ def loo_surrogate(f, log_q):
 
     q = SimpleNamespace(sample=lambda shape: f, log_prob=lambda z: log_q, support=None, event_shape=())
     return leave_one_out(q, lambda z: z, len(f))
+
+# %%
+# wrong: returns the public test's numbers
+# earns: 2
+# says: does not depend on φ
+def loo_surrogate(f, log_q):
+    return torch.tensor({{SURROGATES}}[0])
 
 # %% [raw]
 # # END WRONG ANSWERS
