@@ -60,8 +60,8 @@ def grade_answers(problem: ProblemSet, tests: Path, answers: Mapping[str, str]) 
             with contextlib.suppress(
                 AssertionError, SyntaxError
             ):  # of a cell: the tests will say what is missing
-                cell = compile(answers.get(question.name, ""), question.name, "exec")
-                answer_checks.bounded(exec, cell, environment)
+                code = compile(answers.get(question.name, ""), question.name, "exec")
+                answer_checks.bounded(exec, code, environment)
             file = ExceptionTestFile.from_file(str(tests / f"{question.name}.py"))
             file.run(environment)
             failed = [result for result in file.test_case_results if not result.passed]
