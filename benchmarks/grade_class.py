@@ -116,9 +116,9 @@ def main() -> None:
         sys.exit("\n".join(faults))
     content = {
         "kind": "speed",
-        "protocol": f"grading {SIZE} submissions to {problem.name}: right, wrong, broken and hostile, {jobs} at "
-        f"a time; cells stopped after {CELL_SECONDS} s, tests after {TEST_SECONDS} s, notebooks after {SECONDS} s; every submission got the "
-        "points that were known before, twice",
+        "protocol": f"grading {SIZE} submissions to {problem.name}: right, wrong, broken and hostile, "
+        f"{jobs} at a time; cells stopped after {CELL_SECONDS} s, tests after {TEST_SECONDS} s, notebooks "
+        f"after {SECONDS} s; every submission got the points that were known before, twice",
         "seconds": {
             "all, first run": times[0],
             "all, second run": times[1],

@@ -57,9 +57,8 @@ def grade_answers(problem: ProblemSet, tests: Path, answers: Mapping[str, str]) 
         for question in problem.questions:
             if question.manual:
                 continue
-            with contextlib.suppress(
-                AssertionError, SyntaxError
-            ):  # of a cell: the tests will say what is missing
+            # What a cell itself fails of, its question's tests will say.
+            with contextlib.suppress(AssertionError, SyntaxError):
                 code = compile(answers.get(question.name, ""), question.name, "exec")
                 answer_checks.bounded(exec, code, environment)
             file = ExceptionTestFile.from_file(str(tests / f"{question.name}.py"))
