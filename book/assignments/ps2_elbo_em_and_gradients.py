@@ -83,8 +83,8 @@ def em_values(x, w, m, v, std, share):
 
 
 # Question 5: twelve points in three dimensions, three components.
-x, m = 1.3 * drawn(12, 3), drawn(3, 3)
-w, v = torch.tensor([0.5, 0.3, 0.2]).double(), 0.3 + drawn(3).abs()
+x, m = 1.5 * drawn(12, 3), drawn(3, 3)
+w, v = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), 0.3 + drawn(3).abs()
 EM_X, EM_MEANS, EM_WEIGHTS, EM_VARIANCES = numbers(x, m, w, v)
 TIED_LIKELIHOODS, TIED_WEIGHTS, TIED_MEANS = em_values(x, w, m, v, v.sqrt(), 1)
 ball = v[:, None].expand(3, 3)
@@ -92,7 +92,8 @@ BALL_LIKELIHOODS, BALL_WEIGHTS, BALL_MEANS = em_values(x, w, m, ball, ball.sqrt(
 
 # Question 6: four rounds of EM for two kinds of bit strings.
 bits = (drawn(14, 5) > 0).double()
-share, chance = torch.tensor([0.6, 0.4]).double(), torch.sigmoid(drawn(2, 5)).mul(100).round() / 100
+share = torch.tensor([0.6, 0.4], dtype=torch.float64)
+chance = torch.sigmoid(drawn(2, 5)).mul(100).round() / 100
 BITS, SHARE, CHANCE = numbers(bits, share, chance)
 TABLE, Q_ALONE, M_STEPS = [], [], []
 for _ in range(4):
@@ -436,7 +437,7 @@ def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
 # %%
 # wrong: returns the public test's numbers
 # earns: 3
-# says: expected the shape
+# says: not the right value
 def kl_diagonal(mean_q, log_var_q, mean_p, log_var_p):
     return torch.tensor({{KL_VALUES}}[0])
 
@@ -1359,7 +1360,7 @@ def em_round_tied(x, weights, means, variances):
 
 # %%
 # wrong: hard assignments
-# earns: 2
+# earns: 4
 # says: hard assignments
 def em_round_tied(x, weights, means, variances):
     log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
@@ -1371,7 +1372,7 @@ def em_round_tied(x, weights, means, variances):
 
 # %%
 # wrong: responsibilities normalised over the observations
-# earns: 2
+# earns: 4
 # says: yours sum to 1 over the observations
 def em_round_tied(x, weights, means, variances):
     log_joint = weights.log() + Normal(means, variances.sqrt()).log_prob(x.unsqueeze(1)).sum(-1)
@@ -1681,7 +1682,7 @@ def em_round_spherical(x, weights, means, variances):
 
 # %%
 # wrong: hard assignments
-# earns: 2
+# earns: 4
 # says: hard assignments
 def em_round_spherical(x, weights, means, variances):
     std = variances.sqrt().unsqueeze(1)
