@@ -12,10 +12,16 @@ os.environ.update(Settings().variables())
 # Kernels inherit this: a second execution must publish its figures as the first did.
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
-SLOW_FIRST = (".ipynb::", "test_wrong_twins[", "test_assignments.py::", "test_site.py::")
+SLOW_FIRST = (
+    ".ipynb::",
+    "test_wrong_twins[",
+    "test_assignments.py::",
+    "test_student_notebooks.py::",
+    "test_site.py::",
+)
 
 
-PROBLEM_SET = re.compile(r"test_assignments\.py::.*\[(ps\d)")
+PROBLEM_SET = re.compile(r"test_(?:assignments|student_notebooks)\.py::.*\[(ps\d)")
 
 
 def _is_one_chapter(nodeid: str) -> bool:

@@ -1,29 +1,20 @@
 """The published notebooks: what they contain, what links to them, and that they run where only they are."""
 
 import base64
-import importlib.metadata
 import json
 import os
 import re
 import subprocess
-import threading
-import venv
 import zipfile
-from collections.abc import Iterable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 from colab import colab_url
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
+from cold_start import new_environment, run_in, served, wheel_again
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from sphinx.errors import ConfigError, ExtensionError
 from test_markdown_notebook import CONF, PAGE, PNG, build_toy, residue
 
@@ -195,73 +186,6 @@ def test_the_built_page_links_to_its_notebook(site: Path, name: str) -> None:
 # A cold start: a new environment that knows nothing of this repository
 
 
-def collect(requirement: Requirement, found: dict[str, importlib.metadata.Distribution]) -> None:
-    """Add the distribution that ``requirement`` names, and all that it requires in turn, to ``found``."""
-    name = str(canonicalize_name(requirement.name) + "".join(sorted(requirement.extras)))
-    if name in found:
-        return
-    found[name] = distribution = importlib.metadata.distribution(requirement.name)
-    for further in map(Requirement, distribution.requires or []):
-        if is_asked_for(further, requirement.extras):
-            collect(further, found)
-
-
-def is_asked_for(requirement: Requirement, extras: Iterable[str] = ()) -> bool:
-    """Whether a requirement holds on this machine, with these extras."""
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
-
-
-def new_environment(folder: Path, wheel: Path) -> Path:
-    """The python of a new environment with what ``wheel`` requires, a kernel and pip, but not the wheel.
-
-    Nothing is downloaded: the packages are links to those of this environment. PIP_NO_INDEX must be set for
-    whatever runs there, so that pip never replaces one of them.
-    """
-    venv.create(folder, symlinks=True)
-    python = folder / "bin" / "python"
-    command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    packages = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
-    with zipfile.ZipFile(wheel) as archive:
-        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        lines = archive.read(metadata).decode().splitlines()
-    needed = [Requirement(line.partition(": ")[2]) for line in lines if line.startswith("Requires-Dist: ")]
-    found: dict[str, importlib.metadata.Distribution] = {}
-    for requirement in [*filter(is_asked_for, needed), Requirement("ipykernel"), Requirement("pip")]:
-        collect(requirement, found)
-    for distribution in found.values():
-        tops = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
-        for top in tops:
-            link = packages / top
-            if not link.exists():
-                link.symlink_to(Path(str(distribution.locate_file(top))).resolve())
-    return python
-
-
-def run_in(python: Path, notebook: nbformat.NotebookNode, folder: Path, **variables: str) -> list[str]:
-    """Run a notebook with another python, from an empty ``folder``, and return what each cell printed."""
-    folder.mkdir(parents=True)
-    home = folder.parent / f"{folder.name}-home"
-    spec = home / "kernels" / "cold"
-    spec.mkdir(parents=True)
-    argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (spec / "kernel.json").write_text(
-        json.dumps({"argv": argv, "display_name": "cold", "language": "python"})
-    )
-    specs = KernelSpecManager(kernel_dirs=[str(home / "kernels")], ensure_native_kernel=False)
-    manager = AsyncKernelManager(kernel_name="cold", kernel_spec_manager=specs)
-    bare = {
-        "HOME": str(home),
-        "PATH": f"{python.parent}:/usr/bin:/bin",
-        "PIP_NO_INDEX": "1",
-        "TQDM_DISABLE": "1",
-    }
-    client = NotebookClient(notebook, km=manager, timeout=600, resources={"metadata": {"path": str(folder)}})
-    client.execute(env={**bare, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **variables})
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return ["".join(output.get("text", "") for output in cell.outputs) for cell in code]
-
-
 PROBE = f"""
 import importlib.util, json, sys
 import course_lib
@@ -278,15 +202,8 @@ def wheel(site: Path) -> Path:
 @pytest.fixture
 def server(site: Path) -> Iterator[str]:
     """The address of the site on this machine."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            """Keep the test's output clean."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site))) as service:
-        threading.Thread(target=service.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{service.server_port}"
-        service.shutdown()
+    with served(site) as address:
+        yield address
 
 
 def test_the_first_cell_installs_exactly_the_published_library(
@@ -321,16 +238,6 @@ def test_the_first_cell_installs_exactly_the_published_library(
     first, _ = run(cell, "replaced", COURSE_DATASET="digits", COURSE_DEVICE="cpu")
     assert package_digest(installed) == published.digest
     assert first.splitlines()[-1] == f"course_lib {published.version} · data set digits · device cpu"
-
-
-def wheel_again(name: str, folder: Path) -> None:
-    """Zip an installed pure-Python package into a wheel from which pip can install it elsewhere."""
-    distribution = importlib.metadata.distribution(name)
-    file = f"{name.replace('-', '_')}-{distribution.version}-py3-none-any.whl"
-    with zipfile.ZipFile(folder / file, "w") as archive:
-        for path in distribution.files or []:
-            if ".." not in path.parts and "__pycache__" not in path.parts:
-                archive.write(Path(str(distribution.locate_file(path))), path.as_posix())
 
 
 def test_chapter_8_runs_from_nothing_but_torch_and_the_wheel(site: Path, wheel: Path, tmp_path: Path) -> None:
