@@ -52,7 +52,7 @@ notebooks: $(INSTALLED)  ## only execute the notebooks whose code, library or da
 
 assignments: $(INSTALLED)  ## the problem sets: what to hand out, to grade with and to keep (VARIANT=name)
 	@$(RUN) -m pipeline.hand_out --variant $(VARIANT) --jobs $(JOBS) \
-	  $(if $(MASTERS),--masters $(MASTERS)) $(if $(ASSIGNMENTS_URL),--url $(ASSIGNMENTS_URL))
+	  $(if $(MASTERS),--masters "$(MASTERS)") $(if $(ASSIGNMENTS_URL),--url "$(ASSIGNMENTS_URL)")
 
 test: book  ## the unit tests, the tests of the site, and every notebook executed again and compared
 	@$(RUN) -m pytest tests _build/executed/$(DATASET) -n $(JOBS) --dist loadscope --nbval --nbval-current-env

@@ -222,13 +222,15 @@ def _drawn(questions: list[Question], rng: np.random.Generator, variant: str) ->
     return [question for question in questions if not question.pool or question.name in chosen]
 
 
-def build(problem: ProblemSet, out: Path, wheel: Path | None = None) -> Path:
+def build(problem: ProblemSet, out: Path, wheel: Path | None = None, site_url: str = "") -> Path:
     """Let otter assign make student notebook, autograder archive and their tests.
 
     Args:
         problem: the set.
         out: a folder, made anew.
         wheel: the library, for an autograder that will run elsewhere; None where it is used from here.
+        site_url: the site that publishes that wheel. Without one the autograder installs its own copy, which
+            Gradescope unpacks in time, but `otter grade` only after its container has been built.
 
     Returns:
         otter's folder, with `student/` and `autograder/` in it.
@@ -241,7 +243,9 @@ def build(problem: ProblemSet, out: Path, wheel: Path | None = None) -> Path:
     if wheel:
         shutil.copy2(wheel, out)
         config["autograder_files"] = [wheel.name]
-        config["requirements"] = [f"{UNPACKED}/files/{wheel.name}"]
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        there = f"{site_url}/wheels/{wheel.name}#sha256={digest}"
+        config["requirements"] = [there if site_url else f"{UNPACKED}/files/{wheel.name}"]
     first = new_raw_cell(f"# ASSIGNMENT CONFIG\n{yaml.safe_dump(config, sort_keys=False)}")
     cells = [first, *problem.head, *(cell for question in problem.questions for cell in question.cells)]
     source = out / f"{problem.name}.ipynb"

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from course_lib.progress import progress_bar
 from pipeline.answer_matrix import Row, grade_answers, matrix
@@ -59,7 +60,7 @@ def graded(problem: ProblemSet, tests: Path) -> list[Row]:
     return rows
 
 
-def hand_out(master: Path, variant: str, out: Path, wheels: Path, url: str = "") -> str:
+def hand_out(master: Path, variant: str, out: Path, wheels: Path, site: str = "", url: str = "") -> str:
     """Make, grade and write one problem set.
 
     Args:
@@ -67,7 +68,8 @@ def hand_out(master: Path, variant: str, out: Path, wheels: Path, url: str = "")
         variant: the name that its constants are drawn from.
         out: the folder for the editions.
         wheels: the folder of the library's wheel.
-        url: the folder that the kits will be published in, or "".
+        site: the address of the site that publishes this library, or "".
+        url: the address of the folder that the kits will be published in, or "".
 
     Returns:
         a line about it.
@@ -79,7 +81,7 @@ def hand_out(master: Path, variant: str, out: Path, wheels: Path, url: str = "")
     problem = read_master(master, variant)
     (wheel,) = wheels.glob("*.whl")
     work = out / ".work" / problem.name
-    dist = build(problem, work, wheel)
+    dist = build(problem, work, wheel, site)
     rows = graded(problem, dist / "autograder" / "tests")
     write_student_edition(dist, out / "student", wheels, f"{url}/{problem.name}.zip" if url else "")
     write_instructor_edition(problem, rows, out / "instructor")
@@ -92,19 +94,20 @@ def hand_out(master: Path, variant: str, out: Path, wheels: Path, url: str = "")
     )
 
 
-def _all(paths: Iterable[Path], variant: str, out: Path, wheels: Path, url: str, jobs: int) -> list[str]:
+def _all(paths: Iterable[Path], jobs: int, *arguments: Any) -> list[str]:
     """Every set in a process of its own, since a set may change torch's default type; returns the faults."""
-    faults = []
+    faults, reports = [], []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, max_tasks_per_child=1) as pool:
-        waiting = [pool.submit(hand_out, path, variant, out, wheels, url) for path in paths]
+        waiting = [pool.submit(hand_out, path, *arguments) for path in paths]
         with progress_bar(len(waiting), "problem set", True, 0) as bar:
             for one in as_completed(waiting):
                 bar.update(1)
                 try:
-                    print(one.result())
+                    reports.append(one.result())
                 except (NotAsExpected, ValueError) as error:
                     faults.append(str(error))
+    print("\n".join(reports))
     return faults
 
 
@@ -113,7 +116,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.hand_out", description=__doc__)
     parser.add_argument("--variant", default="published")
     parser.add_argument("--masters", type=Path, default=MASTERS)
-    parser.add_argument("--url", default="", help="where the kits will be published, if they will")
+    parser.add_argument("--url", default="", help="address of the folder where the kits will be published")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if not re.fullmatch(r"[\w.-]+", options.variant):
@@ -131,7 +134,10 @@ def main() -> int:
         paths = masters(options.masters)
     except ValueError as error:
         return _refuse(str(error))
-    faults = _all(paths, options.variant, partial, wheels, options.url.rstrip("/"), options.jobs)
+    site = os.environ.get("COURSE_SITE_URL", "").rstrip("/")
+    published = f"{site}/assignments" if site and options.variant == "published" else ""
+    url = options.url.rstrip("/") or published
+    faults = _all(paths, options.jobs, options.variant, partial, wheels, site, url)
     if faults:
         return _refuse("\n".join([*faults, f"nothing was written to {out}"]))
     shutil.rmtree(partial / ".work")
