@@ -117,7 +117,6 @@ pi = 1 / (1 + math.exp(-LOGIT))
 exact = pi * (1 - pi) * (1 - 2 * TARGET)
 for tau in TEMPERATURES:
     y, late = torch.sigmoid((LOGIT + noise) / tau), torch.sigmoid(LOGIT / tau + noise)
-    still = torch.sigmoid(torch.tensor(LOGIT / tau).double())
     soft = 2 * (y - TARGET) * y * (1 - y) / tau
     hard = 2 * ((LOGIT + noise > 0).double() - TARGET) * y * (1 - y) / tau
     moved = 2 * (late - TARGET) * late * (1 - late) / tau
@@ -132,7 +131,6 @@ for tau in TEMPERATURES:
         tau * mean - exact,
         straight - exact,
         misplaced - exact,
-        float(2 * (still - TARGET) * still * (1 - still) / tau) - exact,
         value - pi * (1 - TARGET) ** 2 - (1 - pi) * TARGET**2,
     ])
 # Question 1: to a standard normal, from log-variances or from a diagonal factor.
@@ -1446,7 +1444,7 @@ def em_round_tied(x, weights, means, variances):
 # %%
 # wrong: returns the public test's numbers
 # earns: 6
-# says: expected the shape
+# says: with observations far away
 def em_round_tied(x, weights, means, variances):
     values = {{TIED_LIKELIHOODS}}[0], {{TIED_WEIGHTS}}[0], {{TIED_MEANS}}[0], [1.0, 1.0, 1.0]
     return tuple(torch.tensor(value) for value in values)
@@ -1760,7 +1758,7 @@ def em_round_spherical(x, weights, means, variances):
 # %%
 # wrong: returns the public test's numbers
 # earns: 6
-# says: expected the shape
+# says: with observations far away
 def em_round_spherical(x, weights, means, variances):
     values = {{BALL_LIKELIHOODS}}[0], {{BALL_WEIGHTS}}[0], {{BALL_MEANS}}[0], [1.0, 1.0, 1.0]
     return tuple(torch.tensor(value) for value in values)
@@ -2340,15 +2338,16 @@ def test_bias(temperature_trade_off):
     seen = bounded(temperature_trade_off, logit, t, taus, n, noise, without=off)
     assert isinstance(seen, torch.Tensor), "the table: expected a tensor; not answered yet?"
     compare("the table", torch.zeros_like(seen), torch.zeros(3, 2))
+    assert not (seen[:, 1].abs() < 1e-9).any(), (
+        "the estimates do not vary: the two Gumbel variables are independent, draw two")
     for i, numbers in enumerate({{BIASES}}):
-        spread, bias, flipped, mean, inner, straight, late, still, value = numbers
+        spread, bias, flipped, mean, inner, straight, late, value = numbers
         compare(f"the bias at temperature {taus[i]}", seen[i, 0], torch.tensor(bias), {
             "this is exact minus mean: the sign is flipped": flipped,
             "this is the mean of the estimates: the exact gradient is not subtracted": mean,
             "the inner derivative 1/τ is missing": inner,
             "this is the straight-through estimator: f′ is taken at the hard sample": straight,
             "the temperature divides the logit only: it divides the noise, too": late,
-            "there is no difference between the two Gumbel variables: draw two": still,
             "this is the bias of the value: asked is that of the gradient": value,
         }, rtol=0, atol=5 * spread / n**0.5, show=False)
 

@@ -12,6 +12,12 @@
 
 # %% tags=["variant"]
 # ruff: noqa
+import math
+
+import torch
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
 SEED = int(rng.integers(1000))
 N_PIXELS = int(rng.integers(9, 17))
 N_LATENTS = int(rng.integers(2, 5))
@@ -39,6 +45,207 @@ TOLERANCE = float(rng.choice([0.01, 0.02, 0.05]))
 GAP_V = round(2.718281828459045 ** (2 * GAP) - 1)
 GAP_K = round((2.718281828459045 ** (2 * GAP) - 1) / (2 * TOLERANCE))
 GAP_FIRST_K = round((2.718281828459045 ** (2 * GAP) - 1) / (2 * GAP))
+# What public tests compare with stands in them as numbers: their files reach the students, formulas do not.
+def drawn(*shape):
+    """Normal numbers with two decimals."""
+    return torch.from_numpy(rng.normal(size=shape)).mul(100).round() / 100
+
+
+def numbers(*tensors):
+    """The right value first, then those of the mistakes."""
+    return [torch.as_tensor(value).tolist() for value in tensors]
+
+
+def gradient(value, *leaves):
+    return torch.stack(torch.autograd.grad(value, leaves, retain_graph=True))
+
+
+# vae_loss: a linear decoder.
+x, mean, eps = (drawn(BATCH, N_PIXELS) > 0).double(), drawn(BATCH, N_LATENTS), drawn(BATCH, N_LATENTS)
+log_std, weight = drawn(BATCH, N_LATENTS) / 2, 0.4 * drawn(N_LATENTS, N_PIXELS)
+VAE_X, VAE_MEAN, VAE_LOG_STD, VAE_NOISE, VAE_WEIGHT = numbers(x, mean, log_std, eps, weight)
+
+
+def kl_of(variance, log_variance):
+    return 0.5 * (mean**2 + variance - 1 - log_variance).sum(-1)
+
+
+def score(z):
+    return (x * (z @ weight) - F.softplus(z @ weight)).sum(-1)
+
+
+right = kl_of((2 * log_std).exp(), 2 * log_std)
+KL_VALUES = numbers(
+    right,
+    2 * right,
+    -right,
+    kl_of(log_std.exp(), log_std),
+    kl_of(log_std.exp(), 2 * log_std),
+    right / N_LATENTS,
+    kl_of((2 * log_std).exp(), log_std),
+)
+right = score(mean + log_std.exp() * eps)
+SCORES = numbers(
+    right,
+    right / N_PIXELS,
+    -right,
+    score(mean),
+    score(mean + (2 * log_std).exp() * eps),
+    score(mean + (log_std / 2).exp() * eps),
+    score(mean + log_std * eps),
+    score(-mean - log_std.exp() * eps),
+)
+
+# mixture_kl: one component, and several.
+mean, log_std, eps = drawn(BATCH, N_LATENTS) / 2, drawn(BATCH, N_LATENTS) / 2, drawn(BATCH, N_LATENTS)
+centres, widths = drawn(N_COMPONENTS, N_LATENTS), drawn(N_COMPONENTS, N_LATENTS) / 2
+logits = drawn(N_COMPONENTS)
+CODES, MIXTURE = numbers(mean, log_std, eps), numbers(logits, centres, widths)
+z, q = mean + log_std.exp() * eps, Normal(mean, log_std.exp())
+log_q, one = q.log_prob(z).sum(-1), Normal(centres[0], widths[0].exp())
+log_p = one.log_prob(z).sum(-1)
+ONE_VALUES = numbers(
+    log_q - log_p,
+    log_p - log_q,
+    log_q - log_p - logits[0],
+    log_q - Normal(centres[0], (widths[0] / 2).exp()).log_prob(z).sum(-1),
+    log_q - log_p + log_std.sum(-1),
+    log_q - log_p - widths[0].sum(),
+    kl_divergence(q, one).sum(-1),
+    (q.log_prob(mean) - one.log_prob(mean)).sum(-1),
+)
+log_c = Normal(centres, widths.exp()).log_prob(z[:, None]).sum(-1)
+log_pi = logits.log_softmax(0)
+MIXTURE_VALUES = numbers(
+    log_q - (log_pi + log_c).logsumexp(-1),
+    log_q - (log_pi.exp() * log_c).sum(-1),
+    log_q - log_c.amax(-1),
+    log_q - (log_pi + log_c).amax(-1),
+    log_q - log_c.logsumexp(-1),
+    log_q - log_c.logsumexp(-1) + math.log(N_COMPONENTS),
+    log_q - (logits + log_c).logsumexp(-1),
+    (log_pi + log_c).logsumexp(-1) - log_q,
+)
+
+# iwae_bound: one sample, and several.
+a, b, c = drawn(BATCH) - 3, drawn(BATCH) - 3, drawn(BATCH) - 3
+SINGLE_TERMS, SINGLE_BOUNDS = numbers(a, b, c), numbers(a + b - c, a + b + c, a - c, c - a - b)
+a, b, c = (2 * drawn(BATCH * N_SAMPLES) - 3 for _ in range(3))
+MANY_TERMS, log_w, log_k = numbers(a, b, c), a + b - c, math.log(N_SAMPLES)
+rows, folded = log_w.reshape(BATCH, N_SAMPLES), log_w.reshape(N_SAMPLES, BATCH)
+kl = (c - b).reshape(BATCH, N_SAMPLES).mean(1, keepdim=True)
+MANY_BOUNDS = numbers(
+    rows.logsumexp(1) - log_k,
+    folded.logsumexp(0) - log_k,
+    rows.mean(1),
+    rows.logsumexp(1),
+    rows.logsumexp(1) + log_k,
+    (a.reshape(BATCH, N_SAMPLES) - kl).logsumexp(1) - log_k,
+    rows.amax(1),
+)
+
+# iwae_surrogate: values, and gradients in log w.
+log_w = (2 * drawn(N_SAMPLES, BATCH) - 3).requires_grad_()
+LOG_WEIGHTS, share, across = log_w.tolist(), log_w.softmax(0), log_w.softmax(1)
+loss = -(share * log_w).sum(0).mean()
+SURROGATES = numbers(
+    loss,
+    -loss,
+    -(across * log_w).sum(0).mean(),
+    loss * BATCH,
+    loss / N_SAMPLES,
+    -log_w.mean(),
+    math.log(N_SAMPLES) - log_w.logsumexp(0).mean(),
+    -(log_w.exp() * log_w).sum(0).mean(),
+)
+SURROGATE_GRADIENTS = numbers(
+    -share / BATCH,
+    gradient(loss, log_w)[0],
+    -across / BATCH,
+    torch.full((N_SAMPLES, BATCH), -1 / log_w.numel()),
+    -(share**2) / BATCH,
+)
+
+# dreg_surrogate: gradients in (μ, log σ).
+mean, log_std = drawn(BATCH, N_LATENTS).requires_grad_(), (drawn(BATCH, N_LATENTS) / 2).requires_grad_()
+eps = drawn(N_SAMPLES, BATCH, N_LATENTS)
+ENCODED, ENCODED_NOISE = numbers(mean, log_std), eps.tolist()
+z = mean + log_std.exp() * eps
+log_joint = (z.cos() - z**2).sum(-1)
+full = log_joint - Normal(mean, log_std.exp()).log_prob(z).sum(-1)
+path = log_joint - Normal(mean.detach(), log_std.detach().exp()).log_prob(z).sum(-1)
+share = path.detach().softmax(0)
+DREG_GRADIENTS = numbers(
+    *(
+        gradient(-term.sum(0).mean(), mean, log_std)
+        for term in (
+            share**2 * path,
+            share * path,
+            share**2 * full,
+            full.softmax(0).detach() * full,
+            path.softmax(0) ** 2 * path,
+            path.detach().softmax(1) ** 2 * path,
+        )
+    )
+)
+
+# bias_slope: 120 weights, and the factor of the law.
+log_r = drawn(120) - 0.5
+LOG_R, r = log_r.tolist(), log_r.exp()
+means = [r.reshape(-1, k).mean(1) for k in (1, 4, 30)]
+
+
+def gaps_of(blocks, sign=1):
+    return torch.stack([(sign * (b - 1) - b.log()).mean() for b in blocks])
+
+
+GAP_VALUES = numbers(
+    gaps_of(means),
+    gaps_of(means, 0),
+    gaps_of(means, -1),
+    (r - 1 - log_r).mean().expand(3),
+    gaps_of([r.reshape(k, -1).mean(0) for k in (1, 4, 30)]),
+    gaps_of([k * b for k, b in zip((1, 4, 30), means)]),
+)
+LAW = SCALE**2 / math.sqrt(2 * SCALE**2 - 1) * math.exp(SHIFT**2 / (2 * SCALE**2 - 1)) - 1
+
+# unlabelled_bound and m2_loss.
+per_label, logits = 2 * drawn(N_CLASSES, BATCH) - 6, drawn(BATCH, N_CLASSES)
+log_prior = drawn(N_CLASSES).log_softmax(0)
+PER_LABEL, LOGITS, LOG_PRIOR = numbers(per_label, logits, log_prior)
+log_q, over_images, prior = logits.log_softmax(-1).T, logits.log_softmax(0).T, log_prior[:, None]
+q, best = log_q.exp(), (log_q.argmax(0), torch.arange(BATCH))
+UNLABELLED = numbers(
+    (q * (per_label + prior - log_q)).sum(0),
+    (q * (per_label - log_q)).sum(0),
+    (q * (per_label + prior)).sum(0),
+    (q * (per_label + prior + log_q)).sum(0),
+    (q * per_label).sum(0),
+    (over_images.exp() * (per_label + prior - over_images)).sum(0),
+    (per_label + prior - log_q).mean(0),
+    (per_label + prior - log_q).sum(0),
+    (per_label + prior - log_q)[best],
+    (per_label + prior)[best],
+    (per_label + prior).logsumexp(0),
+)
+labelled, unlabelled = 2 * drawn(BATCH) - 6, 2 * drawn(BATCH + 3) - 8
+y = torch.from_numpy(rng.integers(N_CLASSES, size=BATCH))
+LABELLED, LABELS, OTHERS = numbers(labelled, y, unlabelled)
+log_y = logits.log_softmax(-1)[torch.arange(BATCH), y]
+entropy, l, p, u = -ALPHA * log_y.mean(), labelled.mean(), log_prior[y].mean(), unlabelled.mean()
+M2_LOSSES = numbers(
+    entropy - RHO * (l + p) - u,
+    -RHO * (l + p) - u,
+    entropy - RHO * l - u,
+    BATCH * (entropy - RHO * (l + p)) - unlabelled.sum(),
+    -entropy - RHO * (l + p) - u,
+    u + RHO * (l + p) - entropy,
+    entropy - (l + p) - RHO * u,
+    RHO / ALPHA * entropy - ALPHA * (l + p) - u,
+    entropy - (l + p) - u,
+    entropy - RHO * (l + log_prior.mean()) - u,
+    -ALPHA * logits[torch.arange(BATCH), y].mean() - RHO * (l + p) - u,
+)
 
 # %% [markdown]
 # # Problem set 3: the VAE family
@@ -64,8 +271,9 @@ GAP_FIRST_K = round((2.718281828459045 ** (2 * GAP) - 1) / (2 * GAP))
 # not exclude. The course's own library, `course_lib`, solves several of these questions; its solutions are
 # switched off while your answer is tested.
 #
-# **Honour line.** Discuss ideas with whom you like. Write the code and the text yourself. Name every person
-# and every tool that helped you, language models included, in one line at the top of the notebook.
+# **On your honour.** Talk with others about the ideas, and write your answers alone. If a program or a
+# person wrote or changed a part of an answer, say which part and how you checked it. You must be able to
+# explain every line that you hand in.
 
 # %%
 import math
@@ -134,23 +342,20 @@ def test_kl(vae_loss):
     forbidden = ["course_lib.distributions.kl_to_standard_normal",
                  "course_lib.distributions.kl_between_diagonal_normals",
                  "torch.distributions.kl.kl_divergence"]
-    noise = torch.Generator().manual_seed({{SEED}} + 1)
-    B, L = {{BATCH}}, {{N_LATENTS}}
-    mean, log_std, eps = (torch.randn(B, L, generator=noise, dtype=torch.float64) for _ in range(3))
-    x = torch.randint(2, ({{BATCH}}, {{N_PIXELS}}), generator=noise).double()
-    weight = 0.4 * torch.randn({{N_LATENTS}}, {{N_PIXELS}}, generator=noise, dtype=torch.float64)
-    seen = bounded(vae_loss, x, mean, 0.5 * log_std, eps, lambda z: z @ weight, without=forbidden)
+    x, mean, log_std, eps, weight = (torch.tensor(t, dtype=torch.float64) for t in (
+        {{VAE_X}}, {{VAE_MEAN}}, {{VAE_LOG_STD}}, {{VAE_NOISE}}, {{VAE_WEIGHT}}))
+    seen = bounded(vae_loss, x, mean, log_std, eps, lambda z: z @ weight, without=forbidden)
     if not isinstance(seen, (tuple, list)) or len(seen) != 3:
         raise AssertionError("vae_loss: return three tensors: loss, reconstruction, KL")
-    inside = mean**2 + log_std.exp() - 1 - log_std
-    truth = 0.5 * inside.sum(-1)
-    compare("the KL", seen[2], truth, {
-        "your KL is twice the expected value: did you forget the ½?": 2 * truth,
-        "the sign is flipped: a KL is never negative": -truth,
-        "log σ was read as log σ²": 0.5 * (mean**2 + (0.5 * log_std).exp() - 1 - 0.5 * log_std).sum(-1),
-        "σ² is needed, not σ": 0.5 * (mean**2 + (0.5 * log_std).exp() - 1 - log_std).sum(-1),
-        "the mean over the latents was taken, it must be the sum": 0.5 * inside.mean(-1),
-        "log σ² is 2 log σ": 0.5 * (mean**2 + log_std.exp() - 1 - 0.5 * log_std).sum(-1),
+    right, twice, flipped, half, std, mean_kl, log_std_only = torch.tensor(
+        {{KL_VALUES}}, dtype=torch.float64)
+    compare("the KL", seen[2], right, {
+        "your KL is twice the expected value: did you forget the ½?": twice,
+        "the sign is flipped: a KL is never negative": flipped,
+        "log σ was read as log σ²": half,
+        "σ² is needed, not σ": std,
+        "the mean over the latents was taken, it must be the sum": mean_kl,
+        "the logarithm of the variance is needed, not that of the standard deviation": log_std_only,
     })
 
 # %%
@@ -164,30 +369,21 @@ def test_reconstruction(vae_loss):
     forbidden = ["course_lib.distributions.kl_to_standard_normal",
                  "course_lib.distributions.kl_between_diagonal_normals",
                  "torch.distributions.kl.kl_divergence"]
-    noise = torch.Generator().manual_seed({{SEED}} + 2)
-    B, L = {{BATCH}}, {{N_LATENTS}}
-    mean, log_std, eps = (torch.randn(B, L, generator=noise, dtype=torch.float64) for _ in range(3))
-    x = torch.randint(2, ({{BATCH}}, {{N_PIXELS}}), generator=noise).double()
-    weight = 0.4 * torch.randn({{N_LATENTS}}, {{N_PIXELS}}, generator=noise, dtype=torch.float64)
-    seen = bounded(vae_loss, x, mean, 0.5 * log_std, eps, lambda z: z @ weight, without=forbidden)
+    x, mean, log_std, eps, weight = (torch.tensor(t, dtype=torch.float64) for t in (
+        {{VAE_X}}, {{VAE_MEAN}}, {{VAE_LOG_STD}}, {{VAE_NOISE}}, {{VAE_WEIGHT}}))
+    seen = bounded(vae_loss, x, mean, log_std, eps, lambda z: z @ weight, without=forbidden)
     if not isinstance(seen, (tuple, list)) or len(seen) != 3:
         raise AssertionError("vae_loss: return three tensors: loss, reconstruction, KL")
-
-    def score(z, logits=lambda z: z @ weight):
-        return (x * logits(z) - torch.nn.functional.softplus(logits(z))).sum(-1)
-
-    truth = score(mean + (0.5 * log_std).exp() * eps)
-    compare("the reconstruction", seen[1], truth, {
-        "the mean over the pixels was taken, it must be the sum: this is a β-VAE with β = D":
-            truth / x.shape[-1],
-        "the sign is flipped: log p(x | z) of bits is never positive": -truth,
-        "the code is the posterior's mean: a sample is asked for": score(mean),
-        "the sample was scaled by σ², not by σ": score(mean + log_std.exp() * eps),
-        "the sample was scaled by √σ: log_std is log σ, not log σ²":
-            score(mean + (0.25 * log_std).exp() * eps),
-        "the sample was scaled by log σ": score(mean + 0.5 * log_std * eps),
-        "bits and their complements are swapped":
-            score(mean + (0.5 * log_std).exp() * eps, lambda z: -z @ weight),
+    right, pixels, flipped, middle, variance, root, log, swapped = torch.tensor(
+        {{SCORES}}, dtype=torch.float64)
+    compare("the reconstruction", seen[1], right, {
+        "the mean over the pixels was taken, it must be the sum: this is a β-VAE with β = D": pixels,
+        "the sign is flipped: log p(x | z) of bits is never positive": flipped,
+        "the code is the posterior's mean: a sample is asked for": middle,
+        "the sample was scaled by σ², not by σ": variance,
+        "the sample was scaled by √σ: log_std is log σ, not log σ²": root,
+        "the sample was scaled by log σ": log,
+        "bits and their complements are swapped": swapped,
     })
 
 # %%
@@ -540,76 +736,59 @@ def mixture_kl(mean, log_std, noise, logits, means, log_stds):
 # %%
 """ # BEGIN TEST CONFIG
 name: one component
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_one_component(mixture_kl):
     import torch
-    from torch.distributions import Normal
     from course_lib.answer_checks import bounded, compare
     forbidden = ["course_lib.distributions.diagonal_normal_mixture",
                  "course_lib.distributions.DiagonalNormalMixture.component_log_prob",
                  "torch.distributions.MixtureSameFamily.log_prob"]
-    noise = torch.Generator().manual_seed({{SEED}} + 11)
-    B, L = {{BATCH}}, {{N_LATENTS}}
-    mean, log_std, eps = (0.5 * torch.randn(B, L, generator=noise, dtype=torch.float64) for _ in range(3))
-    means, log_stds = (0.5 * torch.randn(1, L, generator=noise, dtype=torch.float64) for _ in range(2))
-    logits = torch.tensor([0.7], dtype=torch.float64)
-    seen = bounded(mixture_kl, mean, log_std, eps, logits, means, log_stds, without=forbidden)
-    z = mean + log_std.exp() * eps
-    q, component = Normal(mean, log_std.exp()), Normal(means, log_stds.exp())
-    log_q, log_p = q.log_prob(z).sum(-1), component.log_prob(z).sum(-1)
-    half = Normal(means, (0.5 * log_stds).exp()).log_prob(z).sum(-1)
-    compare("the one-sample KL to one component", seen, log_q - log_p, {
-        "the sign is flipped": log_p - log_q,
-        "the logits are not normalised: π is their softmax": log_q - log_p - 0.7,
-        "the component's log s was read as its log variance": log_q - half,
-        "−log σ is missing from log q": log_q + log_std.sum(-1) - log_p,
-        "−log s is missing from the component's log-density": log_q - log_p - log_stds.sum(),
-        "this is the closed form; the value at the sample is asked for":
-            torch.distributions.kl_divergence(q, component).sum(-1),
-        "this is the density at the mean, not at the sample":
-            (q.log_prob(mean) - component.log_prob(mean)).sum(-1),
+    mean, log_std, eps = torch.tensor({{CODES}}, dtype=torch.float64)
+    logits, means, log_stds = (torch.tensor(t, dtype=torch.float64) for t in {{MIXTURE}})
+    seen = bounded(mixture_kl, mean, log_std, eps, logits[:1], means[:1], log_stds[:1], without=forbidden)
+    right, flipped, logit, half, log_q, log_p, closed, middle = torch.tensor(
+        {{ONE_VALUES}}, dtype=torch.float64)
+    compare("the one-sample KL to one component", seen, right, {
+        "the sign is flipped": flipped,
+        "the logits are not normalised: π is their softmax": logit,
+        "the component's log s was read as its log variance": half,
+        "−log σ is missing from log q": log_q,
+        "−log s is missing from the component's log-density": log_p,
+        "this is the closed form; the value at the sample is asked for": closed,
+        "this is the density at the mean, not at the sample": middle,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: a mixture
-points: 4
+points: 3
 """ # END TEST CONFIG
 def test_mixture(mixture_kl):
     import torch
-    from torch.distributions import Normal
     from course_lib.answer_checks import bounded, compare
     forbidden = ["course_lib.distributions.diagonal_normal_mixture",
                  "course_lib.distributions.DiagonalNormalMixture.component_log_prob",
                  "torch.distributions.MixtureSameFamily.log_prob"]
-    noise = torch.Generator().manual_seed({{SEED}} + 12)
-    B, L = {{BATCH}}, {{N_LATENTS}}
-    mean, log_std, eps = (0.5 * torch.randn(B, L, generator=noise, dtype=torch.float64) for _ in range(3))
-    C = {{N_COMPONENTS}}
-    means, log_stds = (0.5 * torch.randn(C, L, generator=noise, dtype=torch.float64) for _ in range(2))
-    logits = torch.randn({{N_COMPONENTS}}, generator=noise, dtype=torch.float64)
+    mean, log_std, eps = torch.tensor({{CODES}}, dtype=torch.float64)
+    logits, means, log_stds = (torch.tensor(t, dtype=torch.float64) for t in {{MIXTURE}})
     seen = bounded(mixture_kl, mean, log_std, eps, logits, means, log_stds, without=forbidden)
-    z = mean + log_std.exp() * eps
-    log_q = Normal(mean, log_std.exp()).log_prob(z).sum(-1)
-    log_c = Normal(means, log_stds.exp()).log_prob(z[:, None]).sum(-1)
-    log_pi = logits.log_softmax(0)
-    truth = log_q - (log_pi + log_c).logsumexp(-1)
-    compare("the one-sample KL to the mixture", seen, truth, {
-        "the mean of the logs was taken: it must be the log of the sum":
-            log_q - (log_pi.exp() * log_c).sum(-1),
-        "only the nearest component was used": log_q - log_c.amax(-1),
-        "only the largest term of the sum was used": log_q - (log_pi + log_c).amax(-1),
-        "the weights π are missing": log_q - log_c.logsumexp(-1),
-        "all weights were taken as 1/C": log_q - log_c.logsumexp(-1) + torch.tensor(float(len(logits))).log(),
-        "the logits are not normalised": log_q - (logits + log_c).logsumexp(-1),
-        "the sign is flipped": -truth,
+    right, logs, nearest, largest, weights, equal, scores, flipped = torch.tensor(
+        {{MIXTURE_VALUES}}, dtype=torch.float64)
+    compare("the one-sample KL to the mixture", seen, right, {
+        "the mean of the logs was taken: it must be the log of the sum": logs,
+        "only the nearest component was used": nearest,
+        "only the largest term of the sum was used": largest,
+        "the weights π are missing": weights,
+        "all weights were taken as 1/C": equal,
+        "the logits are not normalised": scores,
+        "the sign is flipped": flipped,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: the gradient of every parameter
-points: 3
+points: 4
 hidden: true
 """ # END TEST CONFIG
 def test_gradient(mixture_kl):
@@ -646,7 +825,7 @@ def test_gradient(mixture_kl):
 # %%
 """ # BEGIN TEST CONFIG
 name: a code far away
-points: 2
+points: 3
 hidden: true
 """ # END TEST CONFIG
 def test_far(mixture_kl):
@@ -677,7 +856,7 @@ def test_far(mixture_kl):
 
 # %%
 # wrong: mean of the logs
-# earns: 3
+# earns: 2
 # says: it must be the log of the sum
 def mixture_kl(mean, log_std, noise, logits, means, log_stds):
     normal = torch.distributions.Normal
@@ -697,7 +876,7 @@ def mixture_kl(mean, log_std, noise, logits, means, log_stds):
 
 # %%
 # wrong: nearest component only
-# earns: 3
+# earns: 2
 # says: only the nearest component
 def mixture_kl(mean, log_std, noise, logits, means, log_stds):
     normal = torch.distributions.Normal
@@ -707,7 +886,7 @@ def mixture_kl(mean, log_std, noise, logits, means, log_stds):
 
 # %%
 # wrong: weights forgotten
-# earns: 3
+# earns: 2
 # says: the weights π are missing
 def mixture_kl(mean, log_std, noise, logits, means, log_stds):
     normal = torch.distributions.Normal
@@ -746,7 +925,7 @@ def mixture_kl(mean, log_std, noise, logits, means, log_stds):
 
 # %%
 # wrong: leaves log-space
-# earns: 10
+# earns: 9
 # says: stay in log-space
 def mixture_kl(mean, log_std, noise, logits, means, log_stds):
     normal = torch.distributions.Normal
@@ -756,7 +935,7 @@ def mixture_kl(mean, log_std, noise, logits, means, log_stds):
 
 # %%
 # wrong: the sample detached
-# earns: 9
+# earns: 8
 # says: does not pass through the sample
 def mixture_kl(mean, log_std, noise, logits, means, log_stds):
     normal = torch.distributions.Normal
@@ -773,6 +952,13 @@ def mixture_kl(mean, log_std, noise, logits, means, log_stds):
     z = mean + log_std.exp() * noise
     prior = diagonal_normal_mixture(logits, means, log_stds.exp())
     return diagonal_normal(mean, log_std.exp()).log_prob(z) - prior.log_prob(z)
+
+# %%
+# wrong: returns the public test's numbers
+# earns: 3
+# says: there is none
+def mixture_kl(mean, log_std, noise, logits, means, log_stds):
+    return torch.tensor({{MIXTURE_VALUES}}[0])
 
 # %% [raw]
 # # END WRONG ANSWERS
@@ -817,51 +1003,45 @@ def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
 # %%
 """ # BEGIN TEST CONFIG
 name: one sample
-points: 2
+points: 1
 """ # END TEST CONFIG
 def test_one_sample(iwae_bound):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 21)
-    a, b, c = (torch.randn({{BATCH}}, generator=noise, dtype=torch.float64) - 3 for _ in range(3))
+    a, b, c = torch.tensor({{SINGLE_TERMS}}, dtype=torch.float64)
     seen = bounded(iwae_bound, a, b, c, 1, without=["course_lib.distributions.log_mean_exp"])
-    compare("the bound with K = 1", seen, a + b - c, {
-        "q divides: its logarithm is subtracted": a + b + c,
-        "log p(z) is missing": a - c,
-        "this is the negative bound": c - a - b,
+    right, times_q, no_prior, flipped = torch.tensor({{SINGLE_BOUNDS}}, dtype=torch.float64)
+    compare("the bound with K = 1", seen, right, {
+        "q divides: its logarithm is subtracted": times_q,
+        "log p(z) is missing": no_prior,
+        "this is the negative bound": flipped,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: several samples
-points: 4
+points: 3
 """ # END TEST CONFIG
 def test_several(iwae_bound):
-    import math
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 22)
-    B, K = {{BATCH}}, {{N_SAMPLES}}
-    a, b, c = (2 * torch.randn(B * K, generator=noise, dtype=torch.float64) - 3 for _ in range(3))
-    seen = bounded(iwae_bound, a, b, c, K, without=["course_lib.distributions.log_mean_exp"])
-    log_w, log_k = a + b - c, math.log(K)
-    rows, kl = log_w.reshape(B, K), (c - b).reshape(B, K).mean(1, keepdim=True)
-    compare(f"the bound with K = {K}", seen, rows.logsumexp(1) - log_k, {
+    a, b, c = torch.tensor({{MANY_TERMS}}, dtype=torch.float64)
+    seen = bounded(iwae_bound, a, b, c, {{N_SAMPLES}}, without=["course_lib.distributions.log_mean_exp"])
+    right, folded, logs, total, added, kl, largest = torch.tensor({{MANY_BOUNDS}}, dtype=torch.float64)
+    compare("the bound with K = {{N_SAMPLES}}", seen, right, {
         "you folded the rows as (sample, image), but they are (image, sample): "
-        "weights of different images were averaged":
-            log_w.reshape(K, B).logsumexp(0) - log_k,
-        "mean of the logs: it must be the log of the mean (this is an ELBO for every K)": rows.mean(1),
-        "−log K is missing: it is the mean of the weights, not their sum": rows.logsumexp(1),
-        "log K is added, it must be subtracted": rows.logsumexp(1) + log_k,
-        "the average KL stands inside the weight: every term must be taken at its own sample":
-            (a.reshape(B, K) - kl).logsumexp(1) - log_k,
-        "only the largest weight was used": rows.amax(1),
+        "weights of different images were averaged": folded,
+        "mean of the logs: it must be the log of the mean (this is an ELBO for every K)": logs,
+        "−log K is missing: it is the mean of the weights, not their sum": total,
+        "log K is added, it must be subtracted": added,
+        "the average KL stands inside the weight: every term must be taken at its own sample": kl,
+        "only the largest weight was used": largest,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: small weights
-points: 4
+points: 3
 hidden: true
 """ # END TEST CONFIG
 def test_small(iwae_bound):
@@ -880,6 +1060,26 @@ def test_small(iwae_bound):
         "mean of the logs": log_w.reshape(B, K).mean(1),
     }, rtol=0, atol=1e-6, show=False)
 
+# %%
+""" # BEGIN TEST CONFIG
+name: as many images as samples
+points: 3
+hidden: true
+""" # END TEST CONFIG
+def test_square(iwae_bound):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 24)
+    a, b, c = (2 * torch.randn(25, generator=noise, dtype=torch.float64) - 4 for _ in range(3))
+    seen = bounded(iwae_bound, a, b, c, 5, without=["course_lib.distributions.log_mean_exp"])
+    rows = (a + b - c).reshape(5, 5)
+    compare("the bound of five images with five samples each", seen, rows.logsumexp(1) - math.log(5), {
+        "the rows are (image, sample)": rows.logsumexp(0) - math.log(5),
+        "mean of the logs": rows.mean(1),
+        "log K is missing": rows.logsumexp(1),
+    }, show=False)
+
 # %% [raw]
 # # END TESTS
 
@@ -888,7 +1088,7 @@ def test_small(iwae_bound):
 
 # %%
 # wrong: folded in the other order
-# earns: 2
+# earns: 1
 # says: weights of different images
 def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
     log_w = (log_likelihood + log_prior - log_q).reshape(n_samples, -1)
@@ -896,21 +1096,21 @@ def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
 
 # %%
 # wrong: mean of the logs
-# earns: 2
+# earns: 1
 # says: it must be the log of the mean
 def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
     return (log_likelihood + log_prior - log_q).reshape(-1, n_samples).mean(1)
 
 # %%
 # wrong: log K forgotten
-# earns: 2
+# earns: 1
 # says: −log K is missing
 def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
     return (log_likelihood + log_prior - log_q).reshape(-1, n_samples).logsumexp(1)
 
 # %%
 # wrong: average KL inside the weight
-# earns: 2
+# earns: 1
 # says: the average KL stands inside the weight
 def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
     kl = (log_q - log_prior).reshape(-1, n_samples).mean(1, keepdim=True)
@@ -918,7 +1118,7 @@ def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
 
 # %%
 # wrong: leaves log-space
-# earns: 6
+# earns: 7
 # says: underflow
 def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
     return (log_likelihood + log_prior - log_q).reshape(-1, n_samples).exp().mean(1).log()
@@ -946,6 +1146,13 @@ def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
 def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
     from course_lib.distributions import log_mean_exp
     return log_mean_exp((log_likelihood + log_prior - log_q).reshape(-1, n_samples), dim=1)
+
+# %%
+# wrong: returns the public test's numbers
+# earns: 3
+# says: expected the shape
+def iwae_bound(log_likelihood, log_prior, log_q, n_samples):
+    return torch.tensor({{MANY_BOUNDS}}[0])
 
 # %% [raw]
 # # END WRONG ANSWERS
@@ -993,61 +1200,51 @@ def iwae_surrogate(log_w):
 # %%
 """ # BEGIN TEST CONFIG
 name: the value
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_value(iwae_surrogate):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 31)
-    log_w = 2 * torch.randn({{N_SAMPLES}}, {{BATCH}}, generator=noise, dtype=torch.float64) - 3
-    seen = bounded(iwae_surrogate, log_w)
-    truth = -(log_w.softmax(0) * log_w).sum(0).mean()
-    compare("the value of the surrogate", seen, truth, {
-        "the sign is flipped: it is a loss": -truth,
-        "the weights are normalised along the wrong axis: over images":
-            -(log_w.softmax(1) * log_w).sum(0).mean(),
-        "the sum over the images was taken, it must be their mean": truth * log_w.shape[1],
-        "the mean over the samples was taken: the weights add up to 1 already": truth / log_w.shape[0],
-        "all weights are equal: this is the ELBO": -log_w.mean(),
-        "this is the bound itself, not the surrogate":
-            -(log_w.logsumexp(0) - torch.tensor(float(len(log_w))).log()).mean(),
-        "the weights are not normalised": -(log_w.exp() * log_w).sum(0).mean(),
+    seen = bounded(iwae_surrogate, torch.tensor({{LOG_WEIGHTS}}, dtype=torch.float64))
+    right, flipped, axis, total, mean, elbo, bound, raw = torch.tensor({{SURROGATES}}, dtype=torch.float64)
+    compare("the value of the surrogate", seen, right, {
+        "the sign is flipped: it is a loss": flipped,
+        "the weights are normalised along the wrong axis: over images": axis,
+        "the sum over the images was taken, it must be their mean": total,
+        "the mean over the samples was taken: the weights add up to 1 already": mean,
+        "all weights are equal: this is the ELBO": elbo,
+        "this is the bound itself, not the surrogate": bound,
+        "the weights are not normalised": raw,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: the gradient
-points: 4
+points: 2
 """ # END TEST CONFIG
 def test_gradient(iwae_surrogate):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 32)
-    log_w = 2 * torch.randn({{N_SAMPLES}}, {{BATCH}}, generator=noise, dtype=torch.float64) - 3
-    log_w.requires_grad_()
+    log_w = torch.tensor({{LOG_WEIGHTS}}, dtype=torch.float64, requires_grad=True)
     seen = bounded(iwae_surrogate, log_w)
     if not isinstance(seen, torch.Tensor) or not seen.requires_grad:
-        raise AssertionError("the gradient of the surrogate: it carries none. Detach the weights only.")
-
-    def gradient(value):
-        return torch.autograd.grad(value.sum(), log_w, retain_graph=True, materialize_grads=True)[0]
-
-    truth = -log_w.detach().softmax(0) / log_w.shape[1]
-    compare("the gradient of the surrogate in log w", gradient(seen), truth, {
-        "the weights are coefficients and must be constants: detach them":
-            gradient(-(log_w.softmax(0) * log_w).sum(0).mean()),
-        "it points uphill": -truth,
-        "the weights are normalised over the images": -log_w.detach().softmax(1) / log_w.shape[1],
-        "all samples count alike": torch.full_like(truth, -1 / truth.numel()),
-        "the weights are squared: that belongs to the doubly reparametrised gradient":
-            -log_w.detach().softmax(0) ** 2 / log_w.shape[1],
-        "the sum over the images was taken": truth * log_w.shape[1],
+        raise AssertionError(
+            "the gradient of the surrogate: it carries none. Only the weights are constants.")
+    found = torch.autograd.grad(seen.sum(), log_w, materialize_grads=True)[0]
+    right, attached, axis, alike, squared = torch.tensor({{SURROGATE_GRADIENTS}}, dtype=torch.float64)
+    compare("the gradient of the surrogate in log w", found, right, {
+        "the weights are coefficients and must be constants": attached,
+        "it points uphill": -right,
+        "the weights are normalised over the images": axis,
+        "all samples count alike": alike,
+        "the weights are squared: that belongs to the doubly reparametrised gradient": squared,
+        "the sum over the images was taken": right * log_w.shape[1],
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: the gradient, harder
-points: 3
+points: 6
 hidden: true
 """ # END TEST CONFIG
 def test_harder(iwae_surrogate):
@@ -1074,15 +1271,15 @@ def test_harder(iwae_surrogate):
 
 # %%
 # wrong: weights not detached
-# earns: 3
-# says: must be constants: detach them
+# earns: 2
+# says: must be constants
 def iwae_surrogate(log_w):
     return -(log_w.softmax(0) * log_w).sum(0).mean()
 
 # %%
 # wrong: everything detached
-# earns: 3
-# says: Detach the weights only
+# earns: 2
+# says: Only the weights are constants
 def iwae_surrogate(log_w):
     log_w = log_w.detach()
     return -(log_w.softmax(0) * log_w).sum(0).mean()
@@ -1124,7 +1321,7 @@ def iwae_surrogate(log_w):
 
 # %%
 # wrong: the bound instead of the surrogate
-# earns: 4
+# earns: 2
 # says: this is the bound itself
 def iwae_surrogate(log_w):
     return -(log_w.logsumexp(0) - math.log(len(log_w))).mean()
@@ -1183,7 +1380,7 @@ def dreg_surrogate(mean, log_std, noise, log_joint):
 # %%
 """ # BEGIN TEST CONFIG
 name: no gradient at the exact posterior
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_landing(dreg_surrogate):
     import torch
@@ -1206,49 +1403,34 @@ def test_landing(dreg_surrogate):
 # %%
 """ # BEGIN TEST CONFIG
 name: the gradient
-points: 4
+points: 2
 """ # END TEST CONFIG
 def test_gradient(dreg_surrogate):
     import torch
-    from torch.distributions import Normal
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 42)
-    K, B, L = {{N_SAMPLES}}, {{BATCH}}, {{N_LATENTS}}
-    mean, log_std = (torch.randn(B, L, generator=noise, dtype=torch.float64) for _ in range(2))
-    eps = torch.randn(K, B, L, generator=noise, dtype=torch.float64)
-    mean.requires_grad_(), log_std.requires_grad_()
-    log_joint = lambda z: -(z**2).sum(-1) + torch.cos(z).sum(-1)
-    seen = bounded(dreg_surrogate, mean, log_std, eps, log_joint,
+    mean, log_std = (
+        torch.tensor(t, dtype=torch.float64, requires_grad=True) for t in {{ENCODED}})
+    eps = torch.tensor({{ENCODED_NOISE}}, dtype=torch.float64)
+    seen = bounded(dreg_surrogate, mean, log_std, eps, lambda z: (z.cos() - z**2).sum(-1),
                    without=["course_lib.importance_weighted.doubly_reparametrised_bound"])
     if not isinstance(seen, torch.Tensor) or not seen.requires_grad:
         raise AssertionError("the gradient: the loss carries none, although it should pass through z")
-
-    def gradient(value):
-        grads = torch.autograd.grad(value, [mean, log_std], retain_graph=True, materialize_grads=True)
-        return torch.stack(grads)
-
-    z = mean + log_std.exp() * eps
-    full = log_joint(z) - Normal(mean, log_std.exp()).log_prob(z).sum(-1)
-    path = log_joint(z) - Normal(mean.detach(), log_std.detach().exp()).log_prob(z).sum(-1)
-    share = path.detach().softmax(0)
-    truth = gradient(-(share**2 * path).sum(0).mean())
-    compare("the gradient in (μ, log σ)", gradient(seen.sum()), truth, {
-        "the weights are not squared": gradient(-(share * path).sum(0).mean()),
-        "the score of q is still in it: q's density must see μ and σ through z only":
-            gradient(-(share**2 * full).sum(0).mean()),
-        "this is the plain gradient of the bound": gradient(-full.logsumexp(0).mean()),
-        "the squared weights are coefficients: detach them":
-            gradient(-(path.softmax(0) ** 2 * path).sum(0).mean()),
-        "the weights are normalised over the images":
-            gradient(-(path.detach().softmax(1) ** 2 * path).sum(0).mean()),
-        "it points uphill": -truth,
-        "the sum over the images was taken": B * truth,
+    found = torch.stack(torch.autograd.grad(seen.sum(), [mean, log_std], materialize_grads=True))
+    right, once, score, plain, attached, axis = torch.tensor({{DREG_GRADIENTS}}, dtype=torch.float64)
+    compare("the gradient in (μ, log σ)", found, right, {
+        "the weights are not squared": once,
+        "the score of q is still in it: q's density must see μ and σ through z only": score,
+        "this is the plain gradient of the bound": plain,
+        "the squared weights are coefficients: they must be constants": attached,
+        "the weights are normalised over the images": axis,
+        "it points uphill": -right,
+        "the sum over the images was taken": {{BATCH}} * right,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: the gradient, other sizes
-points: 3
+points: 6
 hidden: true
 """ # END TEST CONFIG
 def test_other_sizes(dreg_surrogate):
@@ -1281,7 +1463,7 @@ def test_other_sizes(dreg_surrogate):
 
 # %%
 # wrong: weights not squared
-# earns: 3
+# earns: 2
 # says: the weights are not squared
 def dreg_surrogate(mean, log_std, noise, log_joint):
     z = mean + log_std.exp() * noise
@@ -1309,8 +1491,8 @@ def dreg_surrogate(mean, log_std, noise, log_joint):
 
 # %%
 # wrong: weights not detached
-# earns: 3
-# says: coefficients: detach them
+# earns: 2
+# says: they must be constants
 def dreg_surrogate(mean, log_std, noise, log_joint):
     z = mean + log_std.exp() * noise
     q = torch.distributions.Normal(mean.detach(), log_std.detach().exp())
@@ -1329,7 +1511,7 @@ def dreg_surrogate(mean, log_std, noise, log_joint):
 
 # %%
 # wrong: softmax over the images
-# earns: 3
+# earns: 2
 # says: normalised over the images
 def dreg_surrogate(mean, log_std, noise, log_joint):
     z = mean + log_std.exp() * noise
@@ -1339,7 +1521,7 @@ def dreg_surrogate(mean, log_std, noise, log_joint):
 
 # %%
 # wrong: flipped sign
-# earns: 3
+# earns: 2
 # says: it points uphill
 def dreg_surrogate(mean, log_std, noise, log_joint):
     z = mean + log_std.exp() * noise
@@ -1423,26 +1605,20 @@ slope = float(torch.cov(torch.stack([log_counts, gaps.log()]))[0, 1] / log_count
 # %%
 """ # BEGIN TEST CONFIG
 name: the function
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_function(measured_gaps):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 51)
-    log_r = torch.randn(240, generator=noise, dtype=torch.float64) - 0.5
-    seen = bounded(measured_gaps, log_r, [1, 4, 60])
-    means = [log_r.reshape(-1, k).exp().mean(1) for k in (1, 4, 60)]
-    truth = torch.stack([(m - 1 - m.log()).mean() for m in means])
-    compare("the gaps for K = 1, 4, 60", seen, truth, {
-        "the control variate is missing": torch.stack([-m.log().mean() for m in means]),
-        "the control variate has the wrong sign": torch.stack([(1 - m - m.log()).mean() for m in means]),
-        "the sign is flipped: the gap is log p − 𝓛, and not negative": -truth,
-        "the log of the mean is needed in every block, not the mean of the logs":
-            (log_r.exp() - 1 - log_r).mean().expand(3),
-        "the values are not consecutive in your blocks": torch.stack(
-            [(m - 1 - m.log()).mean() for m in (log_r.reshape(k, -1).exp().mean(0) for k in (1, 4, 60))]),
-        "the sum of the weights was taken, not their mean": torch.stack(
-            [(k * m - 1 - (k * m).log()).mean() for k, m in zip((1, 4, 60), means)]),
+    seen = bounded(measured_gaps, torch.tensor({{LOG_R}}, dtype=torch.float64), [1, 4, 30])
+    right, no_control, sign, logs, order, total = torch.tensor({{GAP_VALUES}}, dtype=torch.float64)
+    compare("the gaps for K = 1, 4, 30", seen, right, {
+        "the control variate is missing": no_control,
+        "the control variate has the wrong sign": sign,
+        "the sign is flipped: the gap is log p − 𝓛, and not negative": -right,
+        "the log of the mean is needed in every block, not the mean of the logs": logs,
+        "the values are not consecutive in your blocks": order,
+        "the sum of the weights was taken, not their mean": total,
     })
 
 # %%
@@ -1466,46 +1642,36 @@ def test_rest(measured_gaps):
 
 # %%
 """ # BEGIN TEST CONFIG
-name: the experiment, its slope
+name: the experiment
 points: 3
 """ # END TEST CONFIG
-def test_slope(gaps, slope):
-    import math
+def test_experiment(gaps, slope):
     import torch
-    from course_lib.answer_checks import compare
     if gaps is Ellipsis or slope is Ellipsis or gaps is None or slope is None:
         raise AssertionError("the experiment: not answered yet")
-    a, c, counts = {{SHIFT}}, {{SCALE}}, torch.tensor({{COUNTS}}, dtype=torch.float64)
-    V = c**2 / math.sqrt(2 * c**2 - 1) * math.exp(a**2 / (2 * c**2 - 1)) - 1
+    counts = torch.tensor({{COUNTS}}, dtype=torch.float64)
     values = torch.as_tensor(gaps).detach().double()
     if values.shape != counts.shape:
         raise AssertionError(f"the experiment: expected 5 gaps, got the shape {tuple(values.shape)}")
     if not (values > 0).all():
         raise AssertionError("the experiment: gaps must be positive numbers; 𝓛_K is below log p(x)")
-    if torch.allclose(values * 2 * counts / V, torch.ones(5, dtype=torch.float64), rtol=1e-4):
+    if torch.allclose(values * 2 * counts / {{LAW}}, torch.ones(5, dtype=torch.float64), rtol=1e-4):
         raise AssertionError("the experiment: this is the formula V/(2K), not a measurement")
-    x, y = counts.log() - counts.log().mean(), values.log()
-    fit = float((x * y).sum() / (x * x).sum())
-    if not -1.1 <= fit <= -0.9:
-        raise AssertionError(
-            f"the experiment: your gaps have the slope {fit:.2f}, not −1 ± 0.1. Has the weight a finite "
-            "variance, and is the logarithm taken after the mean?"
-        )
     if not (values.diff() < 0).all():
         raise AssertionError("the experiment: a gap rises with K. Take 2^20 values and the control variate")
-    plain = counts - counts.mean()
-    compare("the slope of your gaps", slope, torch.tensor(fit, dtype=torch.float64), {
-        "fit the logarithm of the gap against the logarithm of K":
-            float((plain * values).sum() / (plain * plain).sum()),
-        "fit against the logarithm of K, not against K": float((plain * y).sum() / (plain * plain).sum()),
-        "take the logarithm of the gaps, too": float((x * values).sum() / (x * x).sum()),
-        "the sign is flipped: the gap falls": -fit,
-    }, rtol=0, atol=1e-3)
+    fall = float(values[0] / values[-1])
+    if not 12 <= fall <= 21:
+        raise AssertionError(
+            f"the experiment: from K = 16 to K = 256 your gaps fall by the factor {fall:.1f}; about 16 is "
+            "expected. Has the weight a finite variance, and is the logarithm taken after the mean?"
+        )
+    if not -1.1 <= float(slope) <= -0.9:
+        raise AssertionError(f"the experiment: the slope is {float(slope):.3g}, not −1 ± 0.1")
 
 # %%
 """ # BEGIN TEST CONFIG
 name: the experiment, its size
-points: 3
+points: 2
 hidden: true
 """ # END TEST CONFIG
 def test_size(gaps):
@@ -1514,17 +1680,51 @@ def test_size(gaps):
     from course_lib.answer_checks import compare
     if gaps is Ellipsis or gaps is None:
         raise AssertionError("the experiment: not answered yet")
-    a, c, counts = {{SHIFT}}, {{SCALE}}, torch.tensor({{COUNTS}}, dtype=torch.float64)
+    counts = torch.tensor({{COUNTS}}, dtype=torch.float64)
+    values = torch.as_tensor(gaps).detach().double()
+    if values.shape != counts.shape:
+        raise AssertionError(f"the experiment: expected 5 gaps, got the shape {tuple(values.shape)}")
+    if not (values > 0).all():
+        raise AssertionError("the experiment: gaps must be positive numbers; 𝓛_K is below log p(x)")
+    if torch.allclose(values * 2 * counts / {{LAW}}, torch.ones(5, dtype=torch.float64), rtol=1e-4):
+        raise AssertionError("the experiment: this is the formula V/(2K), not a measurement")
+    a, c, one = {{SHIFT}}, {{SCALE}}, torch.ones(5, dtype=torch.float64)
     V = c**2 / math.sqrt(2 * c**2 - 1) * math.exp(a**2 / (2 * c**2 - 1)) - 1
     wrong = c / math.sqrt(2 * c - 1) * math.exp(a**2 / (2 * c - 1)) - 1
-    one = torch.ones(5, dtype=torch.float64)
-    values = torch.as_tensor(gaps).detach().double()
-    if values.shape == counts.shape and torch.allclose(values * 2 * counts / V, one, rtol=1e-4):
-        raise AssertionError("the experiment: this is the formula V/(2K), not a measurement")
-    scaled = values * 2 * counts / V if values.shape == counts.shape else values
-    compare("the size of your gaps, times 2K/V", scaled, one, {
+    compare("the size of your gaps, times 2K/V", values * 2 * counts / V, one, {
         "c is the encoder's standard deviation, not its variance": wrong / V * one,
     }, rtol=0.17, show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the slope is that of the gaps
+points: 2
+hidden: true
+""" # END TEST CONFIG
+def test_slope(gaps, slope):
+    import torch
+    from course_lib.answer_checks import compare
+    if gaps is Ellipsis or slope is Ellipsis or gaps is None or slope is None:
+        raise AssertionError("the experiment: not answered yet")
+    counts = torch.tensor({{COUNTS}}, dtype=torch.float64)
+    values = torch.as_tensor(gaps).detach().double()
+    if values.shape != counts.shape:
+        raise AssertionError(f"the experiment: expected 5 gaps, got the shape {tuple(values.shape)}")
+    if not (values > 0).all():
+        raise AssertionError("the experiment: gaps must be positive numbers; 𝓛_K is below log p(x)")
+    if torch.allclose(values * 2 * counts / {{LAW}}, torch.ones(5, dtype=torch.float64), rtol=1e-4):
+        raise AssertionError("the experiment: this is the formula V/(2K), not a measurement")
+    x, y, plain = counts.log() - counts.log().mean(), values.log(), counts - counts.mean()
+    fit = float((x * y).sum() / (x * x).sum())
+    if not -1.1 <= fit <= -0.9:
+        raise AssertionError(f"the experiment: your gaps have the slope {fit:.2f}, not −1 ± 0.1")
+    compare("the slope of your gaps", slope, torch.tensor(fit, dtype=torch.float64), {
+        "fit the logarithm of the gap against the logarithm of K":
+            float((plain * values).sum() / (plain * plain).sum()),
+        "fit against the logarithm of K, not against K": float((plain * y).sum() / (plain * plain).sum()),
+        "take the logarithm of the gaps, too": float((x * values).sum() / (x * x).sum()),
+        "the sign is flipped: the gap falls": -fit,
+    }, rtol=0, atol=1e-3, show=False)
 
 # %% [raw]
 # # END TESTS
@@ -1570,7 +1770,7 @@ slope = 1.0
 
 # %%
 # wrong: an encoder that is too narrow
-# earns: 6
+# earns: 5
 # says: Has the weight a finite variance
 def measured_gaps(log_r, counts):
     blocks = [log_r[: len(log_r) // k * k].reshape(-1, k).exp().mean(1) for k in counts]
@@ -1583,7 +1783,7 @@ slope = -0.5
 
 # %%
 # wrong: the formula instead of a measurement
-# earns: 6
+# earns: 5
 # says: not a measurement
 def measured_gaps(log_r, counts):
     blocks = [log_r[: len(log_r) // k * k].reshape(-1, k).exp().mean(1) for k in counts]
@@ -1596,7 +1796,7 @@ slope = -1.0
 
 # %%
 # wrong: a line without logarithms
-# earns: 9
+# earns: 7
 # says: the logarithm of the gap against the logarithm of K
 def measured_gaps(log_r, counts):
     blocks = [log_r[: len(log_r) // k * k].reshape(-1, k).exp().mean(1) for k in counts]
@@ -1611,7 +1811,7 @@ slope = float(torch.cov(torch.stack([K, gaps]))[0, 1] / K.var())
 
 # %%
 # wrong: c taken as the variance
-# earns: 9
+# earns: 10
 # says: standard deviation, not its variance
 def measured_gaps(log_r, counts):
     blocks = [log_r[: len(log_r) // k * k].reshape(-1, k).exp().mean(1) for k in counts]
@@ -1725,9 +1925,9 @@ slope = float(torch.cov(torch.stack([K, gaps.log()]))[0, 1] / K.var())
 #    $\mathcal U(\mathbf x_b)$ with $y$ summed out exactly, shape $(B,)$, in nats. A classifier that is
 #    certain ($q_\phi(y\mid\mathbf x)=0$ in floating point) must not break it.
 # 2. `m2_loss(labelled, y, logits, unlabelled, log_prior, alpha, rho)`: `labelled` of shape $(B,)$ holds
-#    $\mathcal L(\mathbf x_b,y_b)$ for the true labels `y`, shape $(B,)$; `logits` of shape $(B, C)$ are the
-#    classifier's for the same labelled images; `unlabelled` of shape $(B',)$ holds $\mathcal U$ of other
-#    images. Return the scalar to minimise,
+#    $\mathcal L(\mathbf x_b,y_b)$ for the true labels `y`, shape $(B,)$ and type `int64`; `logits` of shape
+#    $(B, C)$ are the classifier's for the same labelled images; `unlabelled` of shape $(B',)$ holds
+#    $\mathcal U$ of other images. Return the scalar to minimise,
 #
 # $$
 # -\rho\,\operatorname*{mean}_{b}\bigl(\mathcal L(\mathbf x_b,y_b)+\log p(y_b)\bigr)
@@ -1767,41 +1967,35 @@ def m2_loss(labelled, y, logits, unlabelled, log_prior, alpha, rho):
 # %%
 """ # BEGIN TEST CONFIG
 name: the unlabelled bound
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_unlabelled(unlabelled_bound):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 61)
-    C, B = {{N_CLASSES}}, {{BATCH}}
-    per_label = 2 * torch.randn(C, B, generator=noise, dtype=torch.float64) - 6
-    logits = torch.randn(B, C, generator=noise, dtype=torch.float64)
-    log_prior = torch.randn(C, generator=noise, dtype=torch.float64).log_softmax(0)
+    per_label, logits, log_prior = (
+        torch.tensor(t, dtype=torch.float64) for t in ({{PER_LABEL}}, {{LOGITS}}, {{LOG_PRIOR}}))
     seen = bounded(unlabelled_bound, per_label, logits, log_prior,
-                       without=["course_lib.ssvae.unlabelled_bound"])
-    log_q, prior = logits.log_softmax(-1).T, log_prior[:, None]
-    q = log_q.exp()
-    over_images = logits.log_softmax(0).T
-    best = log_q.argmax(0), torch.arange(B)
-    compare("U(x)", seen, (q * (per_label + prior - log_q)).sum(0), {
-        "log p(y) is missing": (q * (per_label - log_q)).sum(0),
-        "the entropy of q(y | x) is missing": (q * (per_label + prior)).sum(0),
-        "the entropy of q(y | x) has the wrong sign": (q * (per_label + prior + log_q)).sum(0),
-        "log p(y) and the entropy are missing": (q * per_label).sum(0),
-        "the softmax was taken over the images, not over the labels":
-            (over_images.exp() * (per_label + prior - over_images)).sum(0),
-        "the labels were averaged alike: weigh them by q(y | x)": (per_label + prior - log_q).mean(0),
-        "the labels were summed without weights": (per_label + prior - log_q).sum(0),
-        "only the likeliest label was used: sum over all of them": (per_label + prior - log_q)[best],
-        "only the likeliest label was used": (per_label + prior)[best],
-        "this is the best bound over all classifiers, not that of yours": (per_label + prior).logsumexp(0),
-        "the sign is flipped": -(q * (per_label + prior - log_q)).sum(0),
+                   without=["course_lib.ssvae.unlabelled_bound"])
+    right, prior, entropy, sign, both, axis, alike, total, hard, guess, best = torch.tensor(
+        {{UNLABELLED}}, dtype=torch.float64)
+    compare("U(x)", seen, right, {
+        "log p(y) is missing": prior,
+        "the entropy of q(y | x) is missing": entropy,
+        "the entropy of q(y | x) has the wrong sign": sign,
+        "log p(y) and the entropy are missing": both,
+        "the softmax was taken over the images, not over the labels": axis,
+        "the labels were averaged alike: weigh them by q(y | x)": alike,
+        "the labels were summed without weights": total,
+        "only the likeliest label was used: sum over all of them": hard,
+        "only the likeliest label was used": guess,
+        "this is the best bound over all classifiers, not that of yours": best,
+        "the sign is flipped": -right,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: as many images as labels, and a certain classifier
-points: 3
+points: 4
 hidden: true
 """ # END TEST CONFIG
 def test_square(unlabelled_bound):
@@ -1826,44 +2020,35 @@ def test_square(unlabelled_bound):
 # %%
 """ # BEGIN TEST CONFIG
 name: the loss
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_loss(m2_loss):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 63)
-    C, B, alpha, rho = {{N_CLASSES}}, {{BATCH}}, {{ALPHA}}, {{RHO}}
-    labelled = 2 * torch.randn(B, generator=noise, dtype=torch.float64) - 6
-    unlabelled = 2 * torch.randn(B + 3, generator=noise, dtype=torch.float64) - 8
-    logits = torch.randn(B, C, generator=noise, dtype=torch.float64)
-    log_prior = torch.randn(C, generator=noise, dtype=torch.float64).log_softmax(0)
-    y = torch.randint(C, (B,), generator=noise)
-    seen = bounded(m2_loss, labelled, y, logits, unlabelled, log_prior, alpha, rho,
-                   without=["course_lib.ssvae.SemiSupervisedObjective.forward"])
-    entropy = torch.nn.functional.cross_entropy(logits, y)
-    l, p, u = labelled.mean(), log_prior[y].mean(), unlabelled.mean()
-    compare("the loss", seen, alpha * entropy - rho * (l + p) - u, {
+    labelled, logits, unlabelled, log_prior = (
+        torch.tensor(t, dtype=torch.float64) for t in ({{LABELLED}}, {{LOGITS}}, {{OTHERS}}, {{LOG_PRIOR}}))
+    seen = bounded(m2_loss, labelled, torch.tensor({{LABELS}}), logits, unlabelled, log_prior,
+                   {{ALPHA}}, {{RHO}}, without=["course_lib.ssvae.SemiSupervisedObjective.forward"])
+    right, no_classifier, prior, total, sign, flipped, rho, exchanged, no_rho, mean, scores = torch.tensor(
+        {{M2_LOSSES}}, dtype=torch.float64)
+    compare("the loss", seen, right, {
         "the classifier's term is missing: labels do not reach the classifier through the bound":
-            -rho * (l + p) - u,
-        "log p(y) of the labelled images is missing": alpha * entropy - rho * l - u,
-        "the sum over the images was taken, it must be their mean":
-            B * alpha * entropy - rho * (labelled + log_prior[y]).sum() - unlabelled.sum(),
-        "the classifier is rewarded for wrong labels: a sign is flipped":
-            -alpha * entropy - rho * (l + p) - u,
-        "this is what to maximise; the loss is its negative": -(alpha * entropy - rho * (l + p) - u),
-        "ρ weighs the labelled bound, not the unlabelled one": alpha * entropy - (l + p) - rho * u,
-        "α and ρ are exchanged": rho * entropy - alpha * (l + p) - u,
-        "ρ is missing": alpha * entropy - (l + p) - u,
-        "log p(y) was averaged over all labels, not taken at y":
-            alpha * entropy - rho * (l + log_prior.mean()) - u,
-        "the logits were used as log-probabilities":
-            -alpha * logits[torch.arange(B), y].mean() - rho * (l + p) - u,
+            no_classifier,
+        "log p(y) of the labelled images is missing": prior,
+        "the sum over the images was taken, it must be their mean": total,
+        "the classifier is rewarded for wrong labels: a sign is flipped": sign,
+        "this is what to maximise; the loss is its negative": flipped,
+        "ρ weighs the labelled bound, not the unlabelled one": rho,
+        "α and ρ are exchanged": exchanged,
+        "ρ is missing": no_rho,
+        "log p(y) was averaged over all labels, not taken at y": mean,
+        "the logits were used as log-probabilities": scores,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: the loss, other weights
-points: 3
+points: 4
 hidden: true
 """ # END TEST CONFIG
 def test_other_weights(m2_loss):
@@ -1960,7 +2145,7 @@ def m2_loss(labelled, y, logits, unlabelled, log_prior, alpha, rho):
 
 # %%
 # wrong: 0 log 0
-# earns: 9
+# earns: 8
 # says: 0 · log 0
 def unlabelled_bound(per_label, logits, log_prior):
     q = logits.softmax(-1).T
@@ -2223,25 +2408,26 @@ def balanced_labels(labels, n_per_class, generator):
 # An annotator is sure only that the label is one of a set $S\subseteq\{0,\dots,C-1\}$, "a 4 or a 9". What is
 # observed is $(\mathbf x,\,y\in S)$. Use the M2 model and the notation of chapter 13, with
 # $f_y=\mathcal L(\mathbf x,y)+\log p(y)\le\log p_\theta(\mathbf x,y)$. Let $r$ be any distribution on $S$
-# with $r_y>0$, and
+# with $r_y>0$.
 #
-# $$\mathcal U_S(\mathbf x)=\sum_{y\in S}r_y\,\bigl(f_y-\log r_y\bigr).$$
-#
-# 1. Show that $\mathcal U_S(\mathbf x)\le\log p_\theta(\mathbf x,y\in S)$, where
-#    $p_\theta(\mathbf x,y\in S)=\sum_{y\in S}p_\theta(\mathbf x,y)$. (3 points)
+# 1. Use Jensen's inequality with the weights $r_y$ to find a lower bound $\mathcal U_S(\mathbf x)$ of
+#    $\log p_\theta(\mathbf x,y\in S)$, where
+#    $p_\theta(\mathbf x,y\in S)=\sum_{y\in S}p_\theta(\mathbf x,y)$. It may contain $f_y$ and $r_y$ only.
+#    (3 points)
 # 2. Write the gap as a sum of two terms that are not negative, and say what each measures. (3 points)
 # 3. Which $r$ makes $\mathcal U_S$ largest, and what is its value then? What is $\mathcal U_S$ if $S$ has
 #    one element, what if $S$ holds all labels? (3 points)
-# 4. A colleague has a classifier $q_\phi(y\mid\mathbf x)$ on all $C$ labels and uses
-#    $A=\sum_{y\in S}q_\phi(y\mid\mathbf x)\bigl(f_y-\log q_\phi(y\mid\mathbf x)\bigr)$, without
-#    renormalising. Express $A$ by $Q=\sum_{y\in S}q_\phi(y\mid\mathbf x)$ and a $\mathcal U_S$. For an image
+# 4. A colleague has a classifier $q_\phi(y\mid\mathbf x)$ on all $C$ labels. In your formula for
+#    $\mathcal U_S$ she puts $q_\phi(y\mid\mathbf x)$ in the place of $r_y$, without renormalising: call the
+#    result $A$. Express $A$ by $Q=\sum_{y\in S}q_\phi(y\mid\mathbf x)$ and a $\mathcal U_S$. For an image
 #    with $\log p_\theta(\mathbf x,y\in S)=-100$ nats, what does $A$ reward? (3 points)
 
 # %% [raw]
 # # BEGIN SOLUTION
 
 # %% [markdown]
-# 1. With $r$ and Jensen's inequality, since $\sum_{y\in S}r_y=1$,
+# 1. The bound is $\mathcal U_S(\mathbf x)=\sum_{y\in S}r_y\,(f_y-\log r_y)$. By Jensen's inequality, since
+#    $\sum_{y\in S}r_y=1$,
 #    $$\log p_\theta(\mathbf x,y\in S)=\log\sum_{y\in S}r_y\frac{p_\theta(\mathbf x,y)}{r_y}
 #    \ge\sum_{y\in S}r_y\log\frac{p_\theta(\mathbf x,y)}{r_y}\ge\sum_{y\in S}r_y(f_y-\log r_y).$$
 #    The last step is $f_y\le\log p_\theta(\mathbf x,y)$, the labelled bound.
@@ -2260,7 +2446,8 @@ def balanced_labels(labels, n_per_class, generator):
 #    $\log\sum_{y\in S}e^{f_y}$. For $S=\{y\}$ only $r_y=1$ is possible, and
 #    $\mathcal U_S=f_y=\mathcal L(\mathbf x,y)+\log p(y)$, the labelled bound. For all labels and
 #    $r=q_\phi(\cdot\mid\mathbf x)$ it is $\mathcal U(\mathbf x)$. One formula for all three cases.
-# 4. Put $r_y=q_\phi(y\mid\mathbf x)/Q$ on $S$. Then $\log q_\phi(y\mid\mathbf x)=\log r_y+\log Q$, and
+# 4. Here $A=\sum_{y\in S}q_\phi(y\mid\mathbf x)\bigl(f_y-\log q_\phi(y\mid\mathbf x)\bigr)$. Put
+#    $r_y=q_\phi(y\mid\mathbf x)/Q$ on $S$. Then $\log q_\phi(y\mid\mathbf x)=\log r_y+\log Q$, and
 #    $$A=Q\sum_{y\in S}r_y(f_y-\log r_y-\log Q)=Q\,(\mathcal U_S-\log Q).$$
 #    With $\mathcal U_S\le-100$ it is about $-100\,Q$: it *rises* toward 0 as $Q\to0$. So $A$ rewards a
 #    classifier that believes in labels outside $S$, the opposite of what the annotator said. It is no bound:
@@ -2274,9 +2461,11 @@ def balanced_labels(labels, n_per_class, generator):
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **12 points**, 3 for each part. Part 1: Jensen with a normalised $r$ 2, labelled bound 1. Part 2: each term
-# 1, their meaning 1. Part 3: $r^*$ 1, value 1, the two cases 1. Part 4: $A=Q(\mathcal U_S-\log Q)$ 1.5, what
-# it rewards 1, "no bound" 0.5. The last remark of the solution is not asked for.
+# **12 points**, 3 for each part. Part 1: Jensen with a normalised $r$ 1, the bound with its $-\log r_y$ 1,
+# the labelled bound inserted with its reason 1. Part 2: each term 1, their meaning 1. Part 3: $r^*$ 1, value
+# 1, the two cases 1. Part 4: $A=Q(\mathcal U_S-\log Q)$ 1.5, what it rewards 1, "no bound" 0.5. The last
+# remark of the solution is not asked for. A wrong bound of part 1 is not punished again: parts 2 to 4 are
+# graded with the student's own, as far as that makes sense.
 #
 # Typical wrong answers and what they earn:
 #
