@@ -14,6 +14,7 @@
 import math
 
 import numpy as np
+import torch
 
 SEED = int(rng.integers(1000))  # noqa: F821  (the pipeline provides rng)
 # radial layer
@@ -101,6 +102,157 @@ D_ODE = int(rng.integers(2, 5))  # noqa: F821
 # continuous flow
 D_CNF = int(rng.integers(3, 5))  # noqa: F821
 N_PROBES = int(rng.integers(3, 6))  # noqa: F821
+# What public tests compare with stands in them as numbers: their files reach the students, formulas do not.
+def drawn(*shape):
+    """Normal numbers with two decimals."""
+    return torch.from_numpy(rng.normal(size=shape)).mul(100).round() / 100  # noqa: F821
+
+
+def numbers(*tensors):
+    """The right value first, then those of the mistakes."""
+    return [torch.as_tensor(value).tolist() for value in tensors]
+
+
+# planar_inverse: a mild layer, with w·u = MILD and b = 0.7.
+x, u, w = drawn(8, D_PLANAR), drawn(D_PLANAR), drawn(D_PLANAR)
+w[0] = 1.1
+u = u + (MILD - w @ u) * w / (w @ w)
+
+
+def bend(a):
+    return a / (1 + a**2).sqrt()
+
+
+a = x @ w + 0.7
+z = x + bend(a)[:, None] * u
+without_b = z @ w
+for _ in range(200):
+    without_b = z @ w - MILD * bend(without_b)
+PLANAR_Z, PLANAR_U, PLANAR_W = numbers(z, u, w)
+PLANAR_X = numbers(
+    x,
+    z - bend(z @ w + 0.7)[:, None] * u,
+    z + bend(z @ w + 0.7)[:, None] * u,
+    z - bend(without_b)[:, None] * u,
+    z - a.tanh()[:, None] * u,
+)
+right = -torch.log1p(MILD * (1 + a**2) ** -1.5)
+PLANAR_LOG_DETS = numbers(
+    right, -right, -torch.log1p(MILD * (1 - bend(a) ** 2)), right.exp(), -torch.log1p(MILD * bend(a))
+)
+
+# autoregressive_sample: two features, and many.
+x = drawn(3, 2)
+t = torch.stack([torch.full((3,), 0.4).double(), x[:, 0].sin()], 1)
+s = torch.stack([torch.full((3,), -0.3).double(), 0.8 * x[:, 0]], 1)
+z = x * s.exp() + t
+t0, s0 = torch.tensor([[0.4, 0.0], [-0.3, 0.0]], dtype=torch.float64)
+tz = torch.stack([torch.full((3,), 0.4).double(), z[:, 0].sin()], 1)
+sz = torch.stack([torch.full((3,), -0.3).double(), 0.8 * z[:, 0]], 1)
+base, at_x = (-0.5 * v.square().sum(1) - math.log(2 * math.pi) for v in (z, x))
+PAIRS = z.tolist()
+PAIRS_X = numbers(x, (z - t0) * (-s0).exp(), (z - tz) * (-sz).exp(), z * sz.exp() + tz)
+PAIRS_LOG_P = numbers(
+    base + s.sum(1), base - s.sum(1), base + s.sum(1) + math.log(2 * math.pi), base, at_x + s.sum(1)
+)
+x = drawn(3, D_COUPLING)
+before = x.cumsum(1) - x
+MANY_X, MANY_Z = numbers(x, x * (0.3 * before.cos()).exp() + before.sin())
+
+# dequantisation_bounds: the density of a model that knows nothing, and constants that go wrong.
+FLAT = [math.log2(N_LEVELS), 0.0, 2 * math.log2(N_LEVELS), math.log(N_LEVELS), N_PIXELS * math.log2(N_LEVELS)]
+SINGLE_LESS, SINGLE_MORE = ([v + c * math.log2(N_LEVELS) for v in SINGLE] for c in (-1, 1))
+
+# smoothing_gaps: both rows by quadrature, and with mistakes.
+WIDTHS = [0.01, 0.03, 0.1]
+x = torch.linspace(-1.5, 1.5, 41).double()
+nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
+weights = weights / math.sqrt(math.pi)
+
+
+def flow(v):
+    return torch.sinh(DELTA * torch.asinh(v) + SKEW)
+
+
+def log_slope(v):
+    return (DELTA * torch.cosh(DELTA * torch.asinh(v) + SKEW) / (1 + v**2).sqrt()).log()
+
+
+def smoothed_gap(noise, at=1):
+    """The noise of each width, and whether the determinant follows it (1) or stays at x (0)."""
+    v = [x + n for n in noise]
+    change = [flow(y) ** 2 / 2 - flow(x) ** 2 / 2 + log_slope(x) - log_slope(x + at * (y - x)) for y in v]
+    return torch.stack([(weights * c).sum(0).mean() for c in change])
+
+
+def naive_gap(eta):
+    gaps = []
+    for width in WIDTHS:
+        z = flow(x) + width * eta
+        back = torch.sinh((torch.asinh(z) - SKEW) / DELTA)
+        log_weight = -0.5 * ((x - back) / width) ** 2 - 0.5 * z**2 + 0.5 * eta**2
+        gaps.append((log_slope(x) - flow(x) ** 2 / 2 - (weights * log_weight).sum(0)).mean())
+    return torch.stack(gaps)
+
+
+eta = math.sqrt(2) * nodes
+right = smoothed_gap([width * eta for width in WIDTHS])
+SMOOTHED = numbers(
+    right,
+    smoothed_gap([width * nodes for width in WIDTHS]),
+    smoothed_gap([width * eta for width in WIDTHS], at=0),
+    -right,
+    41 * right,
+    smoothed_gap([math.sqrt(width) * eta for width in WIDTHS]),
+)
+NAIVE = numbers(naive_gap(eta), right, -naive_gap(eta), naive_gap(nodes))
+
+# adjoint_gradients: through a Runge-Kutta solver.
+weight, b, z0, y = 1.2 * drawn(D_ODE, D_ODE), 0.4 * drawn(D_ODE), 0.7 * drawn(D_ODE), 2 * drawn(D_ODE)
+ODE = numbers(weight, b, z0, y)
+leaves = [z0.clone().requires_grad_(), weight.clone().requires_grad_(), b.clone().requires_grad_()]
+end, h = leaves[0], 1 / 50
+for _ in range(50):
+    v1 = (leaves[1] @ end + leaves[2]).tanh()
+    v2 = (leaves[1] @ (end + h / 2 * v1) + leaves[2]).tanh()
+    v3 = (leaves[1] @ (end + h / 2 * v2) + leaves[2]).tanh()
+    v4 = (leaves[1] @ (end + h * v3) + leaves[2]).tanh()
+    end = end + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+by_start, by_weight, by_bias = torch.autograd.grad(0.5 * (end - y).square().sum(), leaves)
+BY_STATE, BY_WEIGHT, BY_BIAS = numbers(by_start, end - y), by_weight.tolist(), by_bias.tolist()
+
+# cnf_log_prob: linear fields.
+slope, x = 0.5 * drawn(D_CNF, D_CNF), drawn(5, D_CNF)
+slope = slope + (0.7 - slope.trace()) / D_CNF * torch.eye(D_CNF).double()
+constant = D_CNF / 2 * math.log(2 * math.pi)
+base, backwards = (
+    -0.5 * (x @ torch.matrix_exp(sign * slope).T).square().sum(1) - constant for sign in (1, -1)
+)
+FIELD, FIELD_X = numbers(slope, x)
+FIELD_LOG_P = numbers(
+    base + 0.7,
+    base - 0.7,
+    base,
+    torch.full((5,), 0.7).double(),
+    base + 0.7 + constant,
+    -0.5 * x.square().sum(1) - constant + 0.7,
+    backwards - 0.7,
+    base + slope.sum(),
+)
+probes = drawn(N_PROBES, 5, D_CNF)
+forms = torch.einsum("kbi,ij,kbj->kb", probes, slope, probes)
+PROBES = probes.tolist()
+PROBED_LOG_P = numbers(
+    base + forms.mean(0),
+    base - forms.mean(0),
+    base + 0.7,
+    base + forms.sum(0),
+    base + forms[0],
+    base + torch.einsum("bi,ij,bj->b", probes.mean(0), slope, probes.mean(0)),
+    base + torch.einsum("kbi,ij->kb", probes, slope).mean(0),
+    base + forms.mean(0) / D_CNF,
+    base + forms.mean(),
+)
 
 # %% [markdown]
 # # Problem set 4: Flows and neural ODEs
@@ -124,8 +276,9 @@ N_PROBES = int(rng.integers(3, 6))  # noqa: F821
 # in the first axis: $\mathbf x$ of shape `(B, D)`. A log-determinant is $\log\lvert\det\mathbf J\rvert$ of
 # the map that the function computes, and has the shape `(B,)`.
 #
-# **Honesty.** Name every person, text and tool, programs that write text or code included, that helped you
-# with an answer, in a line below that answer. By handing in you confirm that you can explain all of it.
+# **On your honour.** Talk with others about the ideas, and write your answers alone. If a program or a
+# person wrote or changed a part of an answer, say which part and how you checked it. You must be able to
+# explain every line that you hand in.
 
 # %%
 import math
@@ -292,58 +445,44 @@ points: 3
 def test_mild_point(planar_inverse):
     import torch
     from course_lib.answer_checks import bounded, compare
-    h = lambda a: a / (1 + a**2).sqrt()
-    noise = torch.Generator().manual_seed({{SEED}} + 1)
-    x, u, w = (torch.randn(s, {{D_PLANAR}}, generator=noise).double() for s in (20, 1, 1))
-    u, w, b = u[0], w[0], torch.tensor(0.7).double()
-    u = u + ({{MILD}} - w @ u) * w / (w @ w)
-    z = x + h(x @ w + b)[:, None] * u
-    no_b = z @ w
-    for _ in range(100):
-        no_b = z @ w - {{MILD}} * h(no_b)
-    seen = bounded(planar_inverse, z, u, w, b, without=["course_lib.planar.PlanarMap.inverse_and_log_det"])
+    z, u, w = (torch.tensor(t, dtype=torch.float64) for t in ({{PLANAR_Z}}, {{PLANAR_U}}, {{PLANAR_W}}))
+    seen = bounded(planar_inverse, z, u, w, torch.tensor(0.7, dtype=torch.float64),
+                   without=["course_lib.planar.PlanarMap.inverse_and_log_det"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
         "expected two tensors, x and log|det J_g|; not answered yet?")
-    compare("x", seen[0], x, {
-        "h belongs at w·x + b, not at w·z + b: w·x has to be found first": z - h(z @ w + b)[:, None] * u,
-        "this is f(z): the inverse subtracts": z + h(z @ w + b)[:, None] * u,
-        "b is missing": z - h(no_b)[:, None] * u,
-        "this is the layer with tanh; h is a/√(1 + a²) here": z - torch.tanh(x @ w + b)[:, None] * u,
+    right, at_z, forwards, without_b, tanh = torch.tensor({{PLANAR_X}}, dtype=torch.float64)
+    compare("x", seen[0], right, {
+        "h belongs at w·x + b, not at w·z + b: w·x has to be found first": at_z,
+        "this is f(z): the inverse subtracts": forwards,
+        "b is missing": without_b,
+        "this is the layer with tanh; h is a/√(1 + a²) here": tanh,
     }, rtol=1e-6, atol=1e-7)
 
 # %%
 """ # BEGIN TEST CONFIG
 name: the log-determinant, in a mild layer
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_mild_log_det(planar_inverse):
     import torch
     from course_lib.answer_checks import bounded, compare
-    h = lambda a: a / (1 + a**2).sqrt()
-    noise = torch.Generator().manual_seed({{SEED}} + 2)
-    x, u, w = (torch.randn(s, {{D_PLANAR}}, generator=noise).double() for s in (20, 1, 1))
-    u, w, b = u[0], w[0], torch.tensor(-0.4).double()
-    u = u + ({{MILD}} - w @ u) * w / (w @ w)
-    a = x @ w + b
-    start = x.clone().requires_grad_()
-    z = start + h(start @ w + b)[:, None] * u
-    columns = range({{D_PLANAR}})
-    rows = [torch.autograd.grad(z[:, i].sum(), start, retain_graph=True)[0] for i in columns]
-    truth, z = -torch.linalg.slogdet(torch.stack(rows, 1))[1], z.detach()
-    seen = bounded(planar_inverse, z, u, w, b, without=["course_lib.planar.PlanarMap.inverse_and_log_det"])
+    z, u, w = (torch.tensor(t, dtype=torch.float64) for t in ({{PLANAR_Z}}, {{PLANAR_U}}, {{PLANAR_W}}))
+    seen = bounded(planar_inverse, z, u, w, torch.tensor(0.7, dtype=torch.float64),
+                   without=["course_lib.planar.PlanarMap.inverse_and_log_det"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
         "expected two tensors, x and log|det J_g|; not answered yet?")
-    compare("log|det J_g|", seen[1], truth, {
-        "this is log|det J_f|; the determinant of the inverse is the inverse of the determinant": -truth,
-        "1 − h² is the derivative of tanh, not of this h": -torch.log1p({{MILD}} * (1 - h(a) ** 2)),
-        "the logarithm is missing": truth.exp(),
-        "h itself stands where its derivative belongs": -torch.log((1 + {{MILD}} * h(a)).abs()),
+    right, flipped, tanh, plain, h = torch.tensor({{PLANAR_LOG_DETS}}, dtype=torch.float64)
+    compare("log|det J_g|", seen[1], right, {
+        "this is log|det J_f|; the determinant of the inverse is the inverse of the determinant": flipped,
+        "1 − h² is the derivative of tanh, not of this h": tanh,
+        "the logarithm is missing": plain,
+        "h itself stands where its derivative belongs": h,
     }, rtol=1e-6, atol=1e-7)
 
 # %%
 """ # BEGIN TEST CONFIG
-name: strong layers, forwards and back
-points: 6
+name: strong layers
+points: 7
 hidden: true
 """ # END TEST CONFIG
 def test_strong(planar_inverse):
@@ -387,7 +526,7 @@ def planar_inverse(z, u, w, b):
 
 # %%
 # wrong: iterates the fixed-point equation, which converges only for small w·u
-# earns: 6
+# earns: 5
 # says: does your iteration converge
 def planar_inverse(z, u, w, b):
     a = z @ w + b
@@ -444,6 +583,13 @@ def planar_inverse(z, u, w, b):
     from course_lib.planar import PlanarMap
 
     return PlanarMap(u, w, b).inverse_and_log_det(z)
+
+# %%
+# wrong: returns the public test's numbers
+# earns: 5
+# says: expected the shape
+def planar_inverse(z, u, w, b):
+    return torch.tensor({{PLANAR_X}}[0]), torch.tensor({{PLANAR_LOG_DETS}}[0])
 
 # %% [raw]
 # # END WRONG ANSWERS
@@ -502,7 +648,7 @@ def coupling_flow(value, layers, inverse=False):
 # %%
 """ # BEGIN TEST CONFIG
 name: two layers forwards
-points: 4
+points: 3
 """ # END TEST CONFIG
 def test_forwards(coupling_flow):
     import torch
@@ -533,7 +679,7 @@ def test_forwards(coupling_flow):
 # %%
 """ # BEGIN TEST CONFIG
 name: one layer backwards
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_one_back(coupling_flow):
     import torch
@@ -563,7 +709,7 @@ def test_one_back(coupling_flow):
 # %%
 """ # BEGIN TEST CONFIG
 name: three layers backwards
-points: 5
+points: 4
 hidden: true
 """ # END TEST CONFIG
 def test_three_back(coupling_flow):
@@ -600,6 +746,38 @@ def test_three_back(coupling_flow):
             -layers[0][1](x[:, layers[0][0]])[1].sum(1),
     }, show=False)
 
+# %%
+""" # BEGIN TEST CONFIG
+name: three layers forwards
+points: 3
+hidden: true
+""" # END TEST CONFIG
+def test_three_forwards(coupling_flow):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 4)
+    def layer(mask):
+        mask = torch.tensor(mask)
+        shape = int(mask.sum()), int((~mask).sum())
+        wt, ws = (torch.randn(shape, generator=noise).double() for _ in range(2))
+        return mask, lambda v: (torch.sin(v @ wt) + 0.1, 0.4 * torch.tanh(v @ ws) + 0.1)
+    layers = [layer(mask) for mask in {{MASKS}}]
+    x = torch.randn(6, {{D_COUPLING}}, generator=noise).double()
+    z, terms = x, []
+    for mask, conditioner in layers:
+        t, s = conditioner(z[:, mask])
+        z = z.clone()
+        z[:, ~mask] = z[:, ~mask] * s.exp() + t
+        terms.append(s.sum(1))
+    seen = bounded(coupling_flow, x, layers,
+                   without=["course_lib.affine_flows.AffineCoupling.forward_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, "expected two tensors"
+    compare("z", seen[0], z, show=False)
+    compare("log|det J_f|", seen[1], sum(terms), {
+        "only the last layer is counted: log-determinants of layers add up": terms[-1],
+        "the sign is flipped": -sum(terms),
+    }, show=False)
+
 # %% [raw]
 # # END TESTS
 
@@ -608,7 +786,7 @@ def test_three_back(coupling_flow):
 
 # %%
 # wrong: undoes the layers in the order in which they were applied
-# earns: 7
+# earns: 8
 # says: the last layer is undone first
 def coupling_flow(value, layers, inverse=False):
     log_det = 0
@@ -622,7 +800,7 @@ def coupling_flow(value, layers, inverse=False):
 
 # %%
 # wrong: the log-determinant keeps its sign backwards
-# earns: 4
+# earns: 6
 # says: backwards the sign changes
 def coupling_flow(value, layers, inverse=False):
     log_det = 0
@@ -650,7 +828,7 @@ def coupling_flow(value, layers, inverse=False):
 
 # %%
 # wrong: counts the last layer only
-# earns: 3
+# earns: 2
 # says: only the last layer
 def coupling_flow(value, layers, inverse=False):
     for mask, conditioner in reversed(layers) if inverse else layers:
@@ -663,7 +841,7 @@ def coupling_flow(value, layers, inverse=False):
 
 # %%
 # wrong: scales back before it subtracts the shift
-# earns: 4
+# earns: 6
 # says: first subtract t
 def coupling_flow(value, layers, inverse=False):
     log_det = 0
@@ -752,43 +930,37 @@ def autoregressive_sample(z, conditioner):
 # %%
 """ # BEGIN TEST CONFIG
 name: two features
-points: 4
+points: 3
 """ # END TEST CONFIG
 def test_two(autoregressive_sample):
-    import math
     import torch
     from course_lib.answer_checks import bounded, compare
-    x = torch.tensor([[0.5, -1.0], [2.0, 0.3], [-0.7, 1.1]]).double()
     def conditioner(x):
         first = x[:, 0]
         one = torch.ones_like(first)
         return torch.stack([0.4 * one, torch.sin(first)], 1), torch.stack([-0.3 * one, 0.8 * first], 1)
-    t, s = conditioner(x)
-    z = x * s.exp() + t
-    t0, s0 = conditioner(0 * x)
-    tz, sz = conditioner(z)
-    base = -0.5 * z.square().sum(1) - math.log(2 * math.pi)
-    seen = bounded(autoregressive_sample, z, conditioner,
+    seen = bounded(autoregressive_sample, torch.tensor({{PAIRS}}, dtype=torch.float64), conditioner,
                    without=["course_lib.affine_flows.AutoregressiveMap.inverse_and_log_det"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
         "expected two tensors, x and log p(x); not answered yet?")
-    compare("x", seen[0], x, {
-        "one pass is not enough: a feature needs the features before it, of x": (z - t0) * (-s0).exp(),
-        "the conditioner was given z; in this flow it reads x": (z - tz) * (-sz).exp(),
-        "this is f: samples need the inverse": z * sz.exp() + tz,
+    right, one_pass, from_z, forwards = torch.tensor({{PAIRS_X}}, dtype=torch.float64)
+    compare("x", seen[0], right, {
+        "one pass is not enough: a feature needs the features before it, of x": one_pass,
+        "the conditioner was given z; in this flow it reads x": from_z,
+        "this is f: samples need the inverse": forwards,
     })
-    compare("log p(x)", seen[1], base + s.sum(1), {
-        "log|det J_f| enters the density of x with a plus": base - s.sum(1),
-        "the constant −D/2 log 2π is missing": base + s.sum(1) + math.log(2 * math.pi),
+    right, minus, constant, base, at_x = torch.tensor({{PAIRS_LOG_P}}, dtype=torch.float64)
+    compare("log p(x)", seen[1], right, {
+        "log|det J_f| enters the density of x with a plus": minus,
+        "the constant −D/2 log 2π is missing": constant,
         "this is log p(z): the log-determinant is missing": base,
-        "the base density is evaluated at x; it belongs at z":
-            -0.5 * x.square().sum(1) - math.log(2 * math.pi) + s.sum(1),
+        "the base density is evaluated at x; it belongs at z": at_x,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: many features in any order
-points: 6
+points: 7
 hidden: true
 """ # END TEST CONFIG
 def test_order(autoregressive_sample):
@@ -834,10 +1006,7 @@ def test_calls(autoregressive_sample):
         calls.append(1)
         before = torch.cumsum(x, 1) - x
         return torch.sin(before), 0.3 * torch.cos(before)
-    x = torch.linspace(-1, 1, 3 * {{D_COUPLING}}).double().view(3, {{D_COUPLING}})
-    t, s = conditioner(x)
-    z = x * s.exp() + t
-    calls.clear()
+    x, z = torch.tensor([{{MANY_X}}, {{MANY_Z}}], dtype=torch.float64)
     seen = bounded(autoregressive_sample, z, conditioner,
                    without=["course_lib.affine_flows.AutoregressiveMap.inverse_and_log_det"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
@@ -873,7 +1042,7 @@ def autoregressive_sample(z, conditioner):
 
 # %%
 # wrong: fills the features from left to right
-# earns: 6
+# earns: 5
 # says: the order is not known
 def autoregressive_sample(z, conditioner):
     x = torch.zeros_like(z)
@@ -914,6 +1083,13 @@ def autoregressive_sample(z, conditioner):
 
     x, log_det = AutoregressiveMap(conditioner).inverse_and_log_det(z)
     return x, -0.5 * (z**2).sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) - log_det
+
+# %%
+# wrong: returns the public test's numbers
+# earns: 3
+# says: expected the shape
+def autoregressive_sample(z, conditioner):
+    return torch.tensor({{PAIRS_X}}[0]), torch.tensor({{PAIRS_LOG_P}}[0])
 
 # %% [raw]
 # # END WRONG ANSWERS
@@ -1155,7 +1331,6 @@ name: a model that knows nothing
 points: 2
 """ # END TEST CONFIG
 def test_flat(dequantisation_bounds):
-    import math
     import torch
     from course_lib.answer_checks import bounded, compare
     noise = torch.Generator().manual_seed({{SEED}} + 1)
@@ -1163,22 +1338,21 @@ def test_flat(dequantisation_bounds):
     u = torch.rand({{N_DRAWS}}, 2, {{N_PIXELS}}, generator=noise).double()
     seen = bounded(dequantisation_bounds, levels, u, lambda x: torch.zeros_like(x[..., 0]), {{N_LEVELS}},
                    without=["course_lib.dequantisation.bits_per_dimension"])
-    bits = torch.full((2, 2), math.log2({{N_LEVELS}})).double()
-    compare("bits per dimension of the uniform density", seen, bits, {
-        "log₂ M is missing: without a model a pixel costs log₂ M bits": 0 * bits,
-        "M is counted twice": 2 * bits,
-        "these are nats": bits * math.log(2),
-        "these are bits for the whole image": bits * {{N_PIXELS}},
-        "the sign is flipped: bits are a cost": -bits,
+    right, less, more, nats, image = (torch.full((2, 2), t).double() for t in {{FLAT}})
+    compare("bits per dimension of the uniform density", seen, right, {
+        "M is missing: without a model a pixel is not free": less,
+        "M is counted twice": more,
+        "these are nats": nats,
+        "these are bits for the whole image": image,
+        "the sign is flipped: bits are a cost": -right,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: a density with a slope
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_slope(dequantisation_bounds):
-    import math
     import torch
     from course_lib.answer_checks import bounded, compare
     numbers = lambda values: torch.tensor(values, dtype=torch.float64)
@@ -1189,8 +1363,8 @@ def test_slope(dequantisation_bounds):
     single, many = numbers({{SINGLE}}), numbers({{MANY}})
     compare("single draws, averaged", seen[0], single, {
         "this is the log of the mean; here the mean of the logs is asked for": many,
-        "log₂ M is missing": single - math.log2({{N_LEVELS}}),
-        "M is counted twice": single + math.log2({{N_LEVELS}}),
+        "M is missing": numbers({{SINGLE_LESS}}),
+        "M is counted twice": numbers({{SINGLE_MORE}}),
         "there are M levels, so x = (v + u)/M and not over M − 1": numbers({{SINGLE_WIDE}}),
         "the noise is missing": numbers({{SINGLE_BARE}}),
     }, rtol=1e-6)
@@ -1203,7 +1377,7 @@ def test_slope(dequantisation_bounds):
 # %%
 """ # BEGIN TEST CONFIG
 name: small densities, more images
-points: 5
+points: 6
 hidden: true
 """ # END TEST CONFIG
 def test_small(dequantisation_bounds):
@@ -1225,7 +1399,7 @@ def test_small(dequantisation_bounds):
         "infinite: exp(−1000) is 0 in floating point; use logsumexp")
     compare("single draws, averaged", seen[0], to_bits(single), {
         "this is the log of the mean; here the mean of the logs is asked for": to_bits(many),
-        "log₂ M is missing": to_bits(single) - math.log2(n_levels),
+        "M is missing": to_bits(single) - math.log2(n_levels),
         "there are M levels, so x = (v + u)/M and not over M − 1":
             to_bits(density((levels + u) / (n_levels - 1)).mean(0)),
         "the noise is missing": to_bits(density(levels / n_levels)),
@@ -1244,7 +1418,7 @@ def test_small(dequantisation_bounds):
 # %%
 # wrong: forgets log₂ M
 # earns: 0
-# says: log₂ M is missing
+# says: M is missing
 def dequantisation_bounds(levels, noise, log_density, n_levels):
     log_p = log_density((levels + noise) / n_levels)
     bounds = torch.stack([log_p.mean(0), torch.logsumexp(log_p, 0) - math.log(len(noise))])
@@ -1297,7 +1471,7 @@ def dequantisation_bounds(levels, noise, log_density, n_levels):
 
 # %%
 # wrong: exponentials that underflow
-# earns: 5
+# earns: 4
 # says: use logsumexp
 def dequantisation_bounds(levels, noise, log_density, n_levels):
     log_p = log_density((levels + noise) / n_levels)
@@ -1314,6 +1488,13 @@ def dequantisation_bounds(levels, noise, log_density, n_levels):
     log_p = log_density((levels + noise) / n_levels)
     many = torch.logsumexp(log_p, 0) - math.log(len(noise))
     return bits_per_dimension(torch.stack([log_p.mean(0), many]), levels.shape[1], n_levels)
+
+# %%
+# wrong: returns the public test's numbers
+# earns: 2
+# says: expected a tensor of shape
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    return torch.tensor([{{SINGLE}}, {{MANY}}])
 
 # %% [raw]
 # # END WRONG ANSWERS
@@ -1380,8 +1561,8 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 
 # %%
 """ # BEGIN TEST CONFIG
-name: the smoothed gap falls like σ², with the right factor
-points: 3
+name: the smoothed encoder
+points: 2
 """ # END TEST CONFIG
 def test_smoothed(smoothing_gaps):
     import torch
@@ -1389,33 +1570,23 @@ def test_smoothed(smoothing_gaps):
     f = lambda v: torch.sinh({{DELTA}} * torch.asinh(v) + {{SKEW}})
     f_prime = lambda v: {{DELTA}} * torch.cosh({{DELTA}} * torch.asinh(v) + {{SKEW}}) / (1 + v**2).sqrt()
     g = lambda v: torch.sinh((torch.asinh(v) - {{SKEW}}) / {{DELTA}})
-    x = torch.linspace(-1.5, 1.5, 41).double()
-    def second(function):
-        v = x.clone().requires_grad_()
-        slope = torch.autograd.grad(function(v).sum(), v, create_graph=True)[0]
-        return torch.autograd.grad(slope.sum(), v)[0].mean()
-    widths = [0.001, 0.003, 0.01, 0.02]
-    sigma = torch.tensor(widths).double()
-    rate = -0.5 * second(lambda v: -0.5 * f(v) ** 2 + f_prime(v).log())
-    no_det = -0.5 * second(lambda v: -0.5 * f(v) ** 2)
-    seen = bounded(smoothing_gaps, f, f_prime, g, x, widths)
-    assert getattr(seen, "shape", None) == (2, 4), (
+    seen = bounded(smoothing_gaps, f, f_prime, g, torch.linspace(-1.5, 1.5, 41).double(), {{WIDTHS}})
+    assert getattr(seen, "shape", None) == (2, 3), (
         "expected a tensor of shape (2, number of widths); not answered yet?")
-    flat = torch.ones(4).double()
-    compare("smoothed gap over σ²", seen[0].detach() / sigma**2, rate * flat, {
-        "half of the expected value: η is √2 times the node, since the rule is for exp(−t²)": rate / 2 * flat,
-        "the determinant belongs at x + ση, where the encoder evaluates f, not at x": no_det * flat,
-        "the sign is flipped: log p(x) − ELBO is positive here": -rate * flat,
-        "summed over x; the mean is asked for": 41 * rate * flat,
-        "the noise is σ η with standard deviation σ, not √σ": rate / sigma,
-        "the weights do not add up to 1: divide by √π, and leave log p(x) itself alone":
-            seen[0].detach() / sigma**2
-            if abs(float(seen[0, 0])) > 1e-2 else float("nan") * flat,
-    }, rtol=0.05)
+    right, node, at_x, flipped, total, root = torch.tensor({{SMOOTHED}}, dtype=torch.float64)
+    compare("the smoothed gaps", seen[0], right, {
+        "η is not the node: the rule is for exp(−t²), not for a normal density": node,
+        "the determinant belongs at x + ση, where the encoder evaluates f, not at x": at_x,
+        "the sign is flipped: log p(x) − ELBO is positive here": flipped,
+        "summed over x; the mean is asked for": total,
+        "the noise is σ η with standard deviation σ, not √σ": root,
+        "the weights of the rule do not add up to 1; those of an expectation do":
+            seen[0].detach() if abs(float(seen[0, 0])) > 1e-2 else float("nan") * right,
+    }, rtol=1e-3, atol=1e-9)
 
 # %%
 """ # BEGIN TEST CONFIG
-name: the naive gap stays
+name: the naive encoder
 points: 2
 """ # END TEST CONFIG
 def test_naive(smoothing_gaps):
@@ -1424,31 +1595,25 @@ def test_naive(smoothing_gaps):
     f = lambda v: torch.sinh({{DELTA}} * torch.asinh(v) + {{SKEW}})
     f_prime = lambda v: {{DELTA}} * torch.cosh({{DELTA}} * torch.asinh(v) + {{SKEW}}) / (1 + v**2).sqrt()
     g = lambda v: torch.sinh((torch.asinh(v) - {{SKEW}}) / {{DELTA}})
-    x = torch.linspace(-1.5, 1.5, 41).double()
-    stretch = 1 / f_prime(x)
-    level = (0.5 * (stretch**2 - 1) - stretch.log()).mean() * torch.ones(2).double()
-    seen = bounded(smoothing_gaps, f, f_prime, g, x, [0.001, 0.003])
-    assert getattr(seen, "shape", None) == (2, 2), (
+    seen = bounded(smoothing_gaps, f, f_prime, g, torch.linspace(-1.5, 1.5, 41).double(), {{WIDTHS}})
+    assert getattr(seen, "shape", None) == (2, 3), (
         "expected a tensor of shape (2, number of widths); not answered yet?")
-    compare("naive gap for small σ", seen[1], level, {
+    right, smoothed, flipped, node = torch.tensor({{NAIVE}}, dtype=torch.float64)
+    compare("the naive gaps", seen[1], right, {
         "the encoder's density is missing from the ELBO":
-            seen[1] if float(seen[1, 0]) < -1 else float("nan") * level,
-        "this gap vanishes: is it that of the smoothed encoder?":
-            seen[1] if abs(float(seen[1, 0])) < 1e-3 else float("nan") * level,
-        "the sign is flipped": -level,
-        "η is √2 times the node, since the rule is for exp(−t²)":
-            (0.25 * (stretch**2 - 1) - stretch.log()).mean().expand(2),
-        "the constant belongs to g, whose derivative is 1/f′":
-            (0.5 * (1 / stretch**2 - 1) + stretch.log()).mean().expand(2),
-    }, rtol=0.02)
+            seen[1].detach() if float(seen[1, 0]) < -1 else float("nan") * right,
+        "these are the gaps of the smoothed encoder": smoothed,
+        "the sign is flipped": flipped,
+        "η is not the node: the rule is for exp(−t²), not for a normal density": node,
+    }, rtol=1e-3, atol=1e-9)
 
 # %%
 """ # BEGIN TEST CONFIG
-name: another flow, both rows
-points: 5
+name: another flow, smoothed
+points: 3
 hidden: true
 """ # END TEST CONFIG
-def test_other(smoothing_gaps):
+def test_other_smoothed(smoothing_gaps):
     import torch
     from course_lib.answer_checks import bounded, compare
     f = lambda v: torch.asinh(2 * v) + {{SKEW}}
@@ -1460,23 +1625,39 @@ def test_other(smoothing_gaps):
         slope = torch.autograd.grad(function(v).sum(), v, create_graph=True)[0]
         return -0.5 * torch.autograd.grad(slope.sum(), v)[0].mean()
     rate, no_det = rate_of(lambda v: -0.5 * f(v) ** 2 + f_prime(v).log()), rate_of(lambda v: -0.5 * f(v) ** 2)
-    stretch = 1 / f_prime(x)
-    level = (0.5 * (stretch**2 - 1) - stretch.log()).mean()
     widths = [0.001, 0.002, 0.004]
     seen = bounded(smoothing_gaps, f, f_prime, g, x, widths)
     assert getattr(seen, "shape", None) == (2, 3), "expected a tensor of shape (2, number of widths)"
     smooth = seen[0].detach() / torch.tensor(widths).double() ** 2
     flat = torch.ones(3).double()
     compare("smoothed gap over σ²", smooth, rate * flat, {
-        "half of the expected value: η is √2 times the node, since the rule is for exp(−t²)": rate / 2 * flat,
+        "half of the expected value: η is not the node, since the rule is for exp(−t²)": rate / 2 * flat,
         "the determinant belongs at x + ση, where the encoder evaluates f, not at x": no_det * flat,
         "the sign is flipped: log p(x) − ELBO is positive here": -rate * flat,
     }, rtol=0.05, show=False)
-    compare("naive gap for small σ", seen[1], level * flat, {
+
+# %%
+""" # BEGIN TEST CONFIG
+name: another flow, naive
+points: 3
+hidden: true
+""" # END TEST CONFIG
+def test_other_naive(smoothing_gaps):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    f = lambda v: torch.asinh(2 * v) + {{SKEW}}
+    f_prime = lambda v: 2 / (1 + 4 * v**2).sqrt()
+    g = lambda v: 0.5 * torch.sinh(v - {{SKEW}})
+    x = torch.linspace(-0.3, 0.3, 21).double()
+    stretch = 1 / f_prime(x)
+    level = (0.5 * (stretch**2 - 1) - stretch.log()).mean() * torch.ones(3).double()
+    seen = bounded(smoothing_gaps, f, f_prime, g, x, [0.001, 0.002, 0.004])
+    assert getattr(seen, "shape", None) == (2, 3), "expected a tensor of shape (2, number of widths)"
+    compare("naive gap for small σ", seen[1], level, {
         "this gap vanishes: is it that of the smoothed encoder?":
-            seen[1] if abs(float(seen[1, 0])) < 1e-3 else float("nan") * flat,
+            seen[1].detach() if abs(float(seen[1, 0])) < 1e-3 else float("nan") * level,
         "the encoder's density is missing from the ELBO":
-            seen[1] if float(seen[1, 0]) < -1 else float("nan") * flat,
+            seen[1].detach() if float(seen[1, 0]) < -1 else float("nan") * level,
     }, rtol=0.02, show=False)
 
 # %% [raw]
@@ -1488,7 +1669,7 @@ def test_other(smoothing_gaps):
 # %%
 # wrong: nodes of exp(−t²) taken for nodes of a standard normal
 # earns: 0
-# says: √2 times the node
+# says: η is not the node
 def smoothing_gaps(f, f_prime, g, x, widths):
     eta, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
     weights = weights / math.sqrt(math.pi)
@@ -1502,7 +1683,7 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 
 # %%
 # wrong: the determinant at x, not where the encoder evaluates f
-# earns: 2
+# earns: 5
 # says: where the encoder evaluates f
 def smoothing_gaps(f, f_prime, g, x, widths):
     nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
@@ -1518,8 +1699,8 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 
 # %%
 # wrong: takes the smoothed encoder twice
-# earns: 3
-# says: is it that of the smoothed encoder
+# earns: 5
+# says: of the smoothed encoder
 def smoothing_gaps(f, f_prime, g, x, widths):
     nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
     eta, weights = math.sqrt(2) * nodes, weights / math.sqrt(math.pi)
@@ -1546,7 +1727,7 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 # %%
 # wrong: weights that do not add up to 1
 # earns: 0
-# says: divide by √π
+# says: do not add up to 1
 def smoothing_gaps(f, f_prime, g, x, widths):
     nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
     eta = math.sqrt(2) * nodes
@@ -1561,7 +1742,7 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 
 # %%
 # wrong: the naive ELBO without the encoder's density
-# earns: 3
+# earns: 5
 # says: density is missing from the ELBO
 def smoothing_gaps(f, f_prime, g, x, widths):
     nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
@@ -1845,30 +2026,18 @@ points: 4
 def test_free(adjoint_gradients):
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 1)
-    W = 1.2 * torch.randn({{D_ODE}}, {{D_ODE}}, generator=noise).double()
-    scales = torch.tensor([[0.4], [0.7], [2.0]]).double()
-    b, z0, y = scales * torch.randn(3, {{D_ODE}}, generator=noise).double()
-    leaves = [t.clone().requires_grad_() for t in (z0, W, b)]
-    def solve(z, W, b, n):
-        h, v = 1 / n, lambda z: torch.tanh(W @ z + b)
-        for _ in range(n):
-            k1 = v(z)
-            k2 = v(z + h / 2 * k1)
-            k3 = v(z + h / 2 * k2)
-            z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + v(z + h * k3))
-        return z
-    end = solve(*leaves, 25)
-    truth = torch.autograd.grad(0.5 * (end - y).square().sum(), leaves)
+    W, b, z0, y, by_W, by_b = (torch.tensor(t, dtype=torch.float64)
+                               for t in [*{{ODE}}, {{BY_WEIGHT}}, {{BY_BIAS}}])
+    by_z0, still = torch.tensor({{BY_STATE}}, dtype=torch.float64)
     seen = bounded(adjoint_gradients, W, b, z0, y, 0.0, 25, without=[
         "torch.autograd.grad", "torch.Tensor.backward", "torch.func.grad", "course_lib.neural_ode.solve"])
     assert isinstance(seen, (tuple, list)) and len(seen) == 3, "expected three tensors; not answered yet?"
-    compare("∂L/∂z0", seen[0], truth[0], {
-        "the sign is flipped: a(1) = z(1) − y": -truth[0],
-        "a(1) is the gradient of ½‖z(1) − y‖², without a factor 2": 2 * truth[0],
-        "a does not move: it must be solved together with z": end.detach() - y,
+    compare("∂L/∂z0", seen[0], by_z0, {
+        "the sign is flipped: L rises along its gradient": -by_z0,
+        "this is twice the expected value: mind the ½ in L": 2 * by_z0,
+        "a does not move: it must be solved together with z": still,
     }, rtol=1e-3, atol=1e-5)
-    for name, gradient, right in zip(("∂L/∂W", "∂L/∂b"), seen[1:], truth[1:]):
+    for name, gradient, right in zip(("∂L/∂W", "∂L/∂b"), seen[1:], (by_W, by_b)):
         compare(name, gradient, right, {
             "the sign is flipped: the integral runs from the later time to the earlier": -right,
             "transposed: entry (i, j) belongs to W[i, j]":
@@ -2187,63 +2356,53 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 # %%
 """ # BEGIN TEST CONFIG
 name: a linear field, exact trace
-points: 4
+points: 2
 """ # END TEST CONFIG
 def test_linear(cnf_log_prob):
-    import math
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 1)
-    A = 0.5 * torch.randn({{D_CNF}}, {{D_CNF}}, generator=noise).double()
-    A = A + (0.7 - A.trace()) / {{D_CNF}} * torch.eye({{D_CNF}}).double()
-    x = torch.randn(5, {{D_CNF}}, generator=noise).double()
-    log_normal = lambda z: -0.5 * z.square().sum(1) - {{D_CNF}} / 2 * math.log(2 * math.pi)
-    base = log_normal(x @ torch.matrix_exp(A).T)
-    backwards = log_normal(x @ torch.matrix_exp(-A).T)
+    A, x = (torch.tensor(t, dtype=torch.float64) for t in ({{FIELD}}, {{FIELD_X}}))
     v = x.clone().requires_grad_()
     torch.autograd.grad(v, v, x)  # the first such call imports much: not on the student's time
     seen = bounded(cnf_log_prob, lambda t, z: z @ A.T, x, 10, without=[
         "course_lib.continuous_flow.exact_divergence", "course_lib.neural_ode.solve"])
-    compare("log p(x)", seen, base + A.trace(), {
-        "the trace has the wrong sign: from data to base the integral is added": base - A.trace(),
+    right, minus, base, trace, constant, at_x, backwards, entries = torch.tensor(
+        {{FIELD_LOG_P}}, dtype=torch.float64)
+    compare("log p(x)", seen, right, {
+        "the trace has the wrong sign: from data to base the integral is added": minus,
         "the trace is missing": base,
-        "the base density is missing": A.trace().expand(5),
-        "the constant −D/2 log 2π is missing": base + A.trace() + {{D_CNF}} / 2 * math.log(2 * math.pi),
-        "the base belongs at z(1), not at x": log_normal(x) + A.trace(),
-        "this runs from t = 1 to 0; the data sit at t = 0": backwards - A.trace(),
-        "this is the sum of all entries of the Jacobian; the trace is that of the diagonal": base + A.sum(),
+        "the base density is missing": trace,
+        "the constant −D/2 log 2π is missing": constant,
+        "the base belongs at z(1), not at x": at_x,
+        "this runs from t = 1 to 0; the data sit at t = 0": backwards,
+        "this is the sum of all entries of the Jacobian; the trace is that of the diagonal": entries,
     })
 
 # %%
 """ # BEGIN TEST CONFIG
 name: a linear field, Hutchinson
-points: 4
+points: 3
 """ # END TEST CONFIG
 def test_hutchinson(cnf_log_prob):
-    import math
     import torch
     from course_lib.answer_checks import bounded, compare
-    noise = torch.Generator().manual_seed({{SEED}} + 2)
-    A = 0.5 * torch.randn({{D_CNF}}, {{D_CNF}}, generator=noise).double()
-    x = torch.randn(4, {{D_CNF}}, generator=noise).double()
-    probes = torch.randn({{N_PROBES}}, 4, {{D_CNF}}, generator=noise).double()
-    base = -0.5 * (x @ torch.matrix_exp(A).T).square().sum(1) - {{D_CNF}} / 2 * math.log(2 * math.pi)
-    forms = torch.einsum("kbi,ij,kbj->kb", probes, A, probes)
-    mean_probe = probes.mean(0)
+    A, x = (torch.tensor(t, dtype=torch.float64) for t in ({{FIELD}}, {{FIELD_X}}))
     v = x.clone().requires_grad_()
     torch.autograd.grad(v, v, x)  # the first such call imports much: not on the student's time
+    probes = torch.tensor({{PROBES}}, dtype=torch.float64)
     seen = bounded(cnf_log_prob, lambda t, z: z @ A.T, x, 10, probes, without=[
         "course_lib.continuous_flow.hutchinson_divergence", "course_lib.neural_ode.solve"])
-    compare("log p(x) with probes", seen, base + forms.mean(0), {
-        "the trace has the wrong sign: from data to base the integral is added": base - forms.mean(0),
-        "the probes are not used: this is the exact trace": base + A.trace(),
-        "summed over the probes; the mean is asked for": base + forms.sum(0),
-        "only the first probe is used": base + forms[0],
-        "averaging the probes first is not the average of εᵀJε":
-            base + torch.einsum("bi,ij,bj->b", mean_probe, A, mean_probe),
-        "one product with ε is missing: it is εᵀJε": base + torch.einsum("kbi,ij->kb", probes, A).mean(0),
-        "divided by D: the mean is over the probes only": base + forms.mean(0) / {{D_CNF}},
-        "averaged over the batch, too": base + forms.mean(),
+    right, minus, exact, total, first, mean_probe, product, by_d, batch = torch.tensor(
+        {{PROBED_LOG_P}}, dtype=torch.float64)
+    compare("log p(x) with probes", seen, right, {
+        "the trace has the wrong sign: from data to base the integral is added": minus,
+        "the probes are not used: this is the exact trace": exact,
+        "summed over the probes; the mean is asked for": total,
+        "only the first probe is used": first,
+        "averaging the probes first is not the average of their estimates": mean_probe,
+        "one product with the probe is missing": product,
+        "divided by D: the mean is over the probes only": by_d,
+        "averaged over the batch, too": batch,
     })
 
 # %%
@@ -2288,6 +2447,44 @@ def test_network(cnf_log_prob):
         "the trace is taken at the start only; it changes along the way": base + sum(diagonal),
     }, rtol=1e-3, atol=1e-3, show=False)
 
+# %%
+""" # BEGIN TEST CONFIG
+name: a field that bends, Hutchinson
+points: 3
+hidden: true
+""" # END TEST CONFIG
+def test_network_probes(cnf_log_prob):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 4)
+    A, B = 0.8 * torch.randn(2, {{D_CNF}}, {{D_CNF}}, generator=noise).double()
+    x = torch.randn(4, {{D_CNF}}, generator=noise).double()
+    probes = torch.randn({{N_PROBES}} + 1, 4, {{D_CNF}}, generator=noise).double()
+    eye = torch.eye({{D_CNF}}).double()[:, None].expand(-1, 4, -1)
+    def density(directions, weight, n=20):
+        """The state beside each direction's eᵀJe, by the classical Runge–Kutta method."""
+        def both(t, z):
+            h = torch.tanh(z @ A.T + 2 * t)
+            return h @ B.T, weight * ((directions @ B) * (1 - h**2) * (directions @ A.T)).sum((0, 2))
+        z, log_det, step = x, 0, 1 / n
+        for t in range(n):
+            v1, d1 = both(t * step, z)
+            v2, d2 = both((t + 0.5) * step, z + step / 2 * v1)
+            v3, d3 = both((t + 0.5) * step, z + step / 2 * v2)
+            v4, d4 = both((t + 1) * step, z + step * v3)
+            z = z + step / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+            log_det = log_det + step / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+        return -0.5 * z.square().sum(1) - {{D_CNF}} / 2 * math.log(2 * math.pi) + log_det
+    seen = bounded(cnf_log_prob, lambda t, z: torch.tanh(z @ A.T + 2 * t) @ B.T, x, 20, probes, without=[
+        "course_lib.continuous_flow.hutchinson_divergence", "course_lib.neural_ode.solve"])
+    compare("log p(x) with probes", seen, density(probes, 1 / len(probes)), {
+        "the probes are not used: this is the exact trace": density(eye, 1.0),
+        "only the first probe is used": density(probes[:1], 1.0),
+        "averaging the probes first is not the average of their estimates":
+            density(probes.mean(0, keepdim=True), 1.0),
+    }, rtol=1e-3, atol=1e-3, show=False)
+
 # %% [raw]
 # # END TESTS
 
@@ -2321,7 +2518,7 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 
 # %%
 # wrong: sums all entries of the Jacobian
-# earns: 4
+# earns: 6
 # says: sum of all entries
 def cnf_log_prob(field, x, n_steps, probes=None):
     def both(t, z):
@@ -2346,7 +2543,7 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 
 # %%
 # wrong: averages the probes before it uses them
-# earns: 8
+# earns: 6
 # says: averaging the probes first
 def cnf_log_prob(field, x, n_steps, probes=None):
     es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape) if probes is None else [probes.mean(0)]
@@ -2369,7 +2566,7 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 
 # %%
 # wrong: never uses the probes
-# earns: 8
+# earns: 6
 # says: this is the exact trace
 def cnf_log_prob(field, x, n_steps, probes=None):
     es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape)
@@ -2392,7 +2589,7 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 
 # %%
 # wrong: the clock stands still
-# earns: 8
+# earns: 5
 # says: clock stands still
 def cnf_log_prob(field, x, n_steps, probes=None):
     es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape) if probes is None else probes
@@ -2452,6 +2649,13 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 
     z, log_det = ContinuousFlow(Field()).forward_and_log_det(x)
     return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+
+# %%
+# wrong: returns the public test's numbers
+# earns: 2
+# says: expected the shape
+def cnf_log_prob(field, x, n_steps, probes=None):
+    return torch.tensor({{FIELD_LOG_P}}[0])
 
 # %% [raw]
 # # END WRONG ANSWERS
