@@ -28,8 +28,8 @@ PAGE = """<!doctype html>
 <script src="{mathjax}" defer></script>
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ max-width: 52rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.55 system-ui, sans-serif; }}
-pre {{ overflow-x: auto; padding: .6rem; border: 1px solid #8886; }}
+body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.55 system-ui, sans-serif; }}
+pre {{ overflow-x: auto; padding: .6rem; font-size: .85rem; border: 1px solid #8886; }}
 table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }}
 td, th {{ padding: .3rem .6rem; border-bottom: 1px solid #8886; text-align: left; vertical-align: top; }}
 </style>
@@ -61,6 +61,7 @@ def write_instructor_edition(problem: ProblemSet, rows: Sequence[Row], folder: P
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{problem.name}.ipynb").write_text(nbformat.writes(notebook), encoding="utf-8")
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.exclude_anchor_links = True
     body, _ = exporter.from_notebook_node(notebook)
     package = find_spec("sphinx-mathjax-offline")
     if package is None or package.origin is None:
@@ -88,8 +89,8 @@ def matrix_table(problem: ProblemSet, rows: Sequence[Row]) -> str:
 def _cells(problem: ProblemSet, rows: Sequence[Row]) -> Iterator[NotebookNode]:
     """All cells of the edition, in order."""
     yield new_markdown_cell(
-        f"**Instructor's edition of `{problem.name}`, variant `{problem.variant}`. Not for students.** "
-        f"The constants that this variant has drawn:\n\n```json\n{_constants(problem)}\n```"
+        f"**Instructor's edition of `{problem.name}`, variant `{problem.variant}`. Not for students.** At "
+        "the end: every wrong answer, graded, and the constants of the variant."
     )
     yield from problem.head
     for question in problem.questions:
@@ -99,6 +100,7 @@ def _cells(problem: ProblemSet, rows: Sequence[Row]) -> Iterator[NotebookNode]:
         "Each stood among right answers to all other questions, which lost nothing by it.\n\n"
         + matrix_table(problem, rows)
     )
+    yield new_markdown_cell(f"# The constants of this variant\n\n```json\n{_constants(problem)}\n```")
 
 
 def _constants(problem: ProblemSet) -> str:

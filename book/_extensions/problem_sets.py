@@ -20,13 +20,13 @@ PLACE = re.compile(r"\A```\{problem-set\}\n```\n\Z")
 LINKS = """
 ```{{raw}} html
 <p class="problem-set-links">
-{colab}<a href="../../assignments/{name}.ipynb" download>Notebook</a>
-<a href="../../assignments/{name}.zip" download>Notebook with tests and library (zip)</a>
+{colab}<a href="../../assignments/{name}.ipynb" download>Notebook</a> ·
+<a href="../../assignments/{name}.zip" download>the same with its public tests and the library (zip)</a>
 </p>
 ```
 """
 COLAB = (
-    '<a href="https://colab.research.google.com/github/{0}/blob/gh-pages/assignments/{1}.ipynb">Colab</a>\n'
+    '<a href="https://colab.research.google.com/github/{0}/blob/gh-pages/assignments/{1}.ipynb">Colab</a> · '
 )
 
 
