@@ -2131,7 +2131,7 @@ def test_gradient(loo_surrogate):
 # %%
 """ # BEGIN TEST CONFIG
 name: gradient of an ELBO
-points: 6
+points: 5
 hidden: true
 """ # END TEST CONFIG
 def test_elbo(loo_surrogate):
@@ -2169,6 +2169,24 @@ def test_elbo(loo_surrogate):
         "the baseline contains the sample's own f": gradient((f - f.mean(0)).detach() * log_q + f),
     }, show=False)
 
+# %%
+""" # BEGIN TEST CONFIG
+name: value of an ELBO
+points: 1
+hidden: true
+""" # END TEST CONFIG
+def test_elbo_value(loo_surrogate):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 74)
+    f, log_q = torch.randn(2, {{N_SAMPLES}} - 3, {{N_BATCH}}, generator=noise).double()
+    off = ["course_lib.gradient_estimators.leave_one_out", "course_lib.gradient_estimators.score_function",
+           "course_lib.gradient_estimators._score_surrogate"]
+    seen = bounded(loo_surrogate, (f - 9).requires_grad_(), (log_q - 2).requires_grad_(), without=off)
+    compare("the surrogate's value", seen, f.mean(0) - 9, {
+        "it is the mean over the samples, you took their sum": f.sum(0) - 9 * len(f),
+    }, show=False)
+
 # %% [raw]
 # # END TESTS
 
@@ -2177,21 +2195,21 @@ def test_elbo(loo_surrogate):
 
 # %%
 # wrong: no baseline
-# earns: 2
+# earns: 3
 # says: no baseline
 def loo_surrogate(f, log_q):
     return (f + f.detach() * (log_q - log_q.detach())).mean(0)
 
 # %%
 # wrong: baseline with its own sample
-# earns: 2
+# earns: 3
 # says: contains the sample's own f
 def loo_surrogate(f, log_q):
     return (f + (f - f.mean(0)).detach() * (log_q - log_q.detach())).mean(0)
 
 # %%
 # wrong: sum of the others divided by K
-# earns: 2
+# earns: 3
 # says: you divided their sum by K
 def loo_surrogate(f, log_q):
     baseline = (f.sum(0) - f) / len(f)
@@ -2207,7 +2225,7 @@ def loo_surrogate(f, log_q):
 
 # %%
 # wrong: the gradient of the integrand dropped
-# earns: 5
+# earns: 6
 # says: ∇f is missing
 def loo_surrogate(f, log_q):
     baseline = (f.sum(0) - f) / (len(f) - 1)
@@ -2215,7 +2233,7 @@ def loo_surrogate(f, log_q):
 
 # %%
 # wrong: log q in the value
-# earns: 9
+# earns: 8
 # says: log q contributes to the value
 def loo_surrogate(f, log_q):
     baseline = (f.sum(0) - f) / (len(f) - 1)
@@ -2223,7 +2241,7 @@ def loo_surrogate(f, log_q):
 
 # %%
 # wrong: log q detached
-# earns: 2
+# earns: 3
 # says: something is detached
 def loo_surrogate(f, log_q):
     baseline = (f.sum(0) - f) / (len(f) - 1)
@@ -2327,7 +2345,7 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
 # %%
 """ # BEGIN TEST CONFIG
 name: bias
-points: 4
+points: 3
 """ # END TEST CONFIG
 def test_bias(temperature_trade_off):
     import torch
@@ -2386,7 +2404,7 @@ def test_std(temperature_trade_off):
 # %%
 """ # BEGIN TEST CONFIG
 name: shape of the trade-off
-points: 3
+points: 2
 hidden: true
 """ # END TEST CONFIG
 def test_shape(temperature_trade_off):
@@ -2407,6 +2425,35 @@ def test_shape(temperature_trade_off):
         + ("grows like 1/τ: is it a variance?" if abs(slope + 1) < 0.2 else f"goes like τ^({slope:.2f})"))
     limit = 5 * float(seen[1, 1]) / math.sqrt(n) + 0.2 * taus[1]
     assert abs(float(seen[1, 0])) < limit, "the bias should vanish as τ → 0, yours does not"
+
+# %%
+""" # BEGIN TEST CONFIG
+name: bias, other numbers
+points: 2
+hidden: true
+""" # END TEST CONFIG
+def test_other_bias(temperature_trade_off):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    logit, t, taus, n = {{LOGIT}} + 0.3, {{TARGET}} + 0.15, [0.4, 0.7], 100_000
+    off = ["course_lib.gradient_estimators.gumbel_softmax", "course_lib.gradient_samples.estimate_gradients"]
+    noise = torch.Generator().manual_seed({{SEED}} + 84)
+    seen = bounded(temperature_trade_off, logit, t, taus, n, noise, without=off)
+    assert isinstance(seen, torch.Tensor), "the table: expected a tensor; not answered yet?"
+    compare("the table", torch.zeros_like(seen), torch.zeros(2, 2))
+    a = torch.linspace(-40, 40, 20_001).double()
+    rho = torch.sigmoid(a) * torch.sigmoid(-a)
+    pi = 1 / (1 + math.exp(-logit))
+    exact = pi * (1 - pi) * (1 - 2 * t)
+    for i, tau in enumerate(taus):
+        y = torch.sigmoid((logit + a) / tau)
+        soft = 2 * (y - t) * y * (1 - y) / tau
+        mean, second = torch.trapezoid(rho * soft, a), torch.trapezoid(rho * soft**2, a)
+        compare(f"the bias at temperature {tau}", seen[i, 0], mean - exact, {
+            "this is exact minus mean: the sign is flipped": exact - mean,
+            "this is the mean of the estimates: the exact gradient is not subtracted": mean,
+        }, rtol=0, atol=5 * float((second - mean**2) / n) ** 0.5, show=False)
 
 # %% [raw]
 # # END TESTS
@@ -2430,7 +2477,7 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
 
 # %%
 # wrong: straight-through
-# earns: 3
+# earns: 2
 # says: straight-through
 def temperature_trade_off(logit, target, temperatures, n_samples, generator):
     s = 1 / (1 + math.exp(-logit))
@@ -2472,7 +2519,7 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
 
 # %%
 # wrong: bias with the sign flipped
-# earns: 6
+# earns: 5
 # says: exact minus mean
 def temperature_trade_off(logit, target, temperatures, n_samples, generator):
     s = 1 / (1 + math.exp(-logit))
@@ -2514,7 +2561,7 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
 
 # %%
 # wrong: variance for standard deviation
-# earns: 4
+# earns: 5
 # says: this is a variance
 def temperature_trade_off(logit, target, temperatures, n_samples, generator):
     s = 1 / (1 + math.exp(-logit))
@@ -2550,6 +2597,19 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
         )[0]
         rows.append(torch.stack([g.mean() - s * (1 - s) * (1 - 2 * target), g.std()]))
     return torch.stack(rows)
+
+# %%
+# wrong: the public test's biases
+# earns: 8
+# says: the bias at temperature 0.4
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    rows = []
+    for i, tau in enumerate(temperatures):
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g[0] - g[1]) / tau)
+        bias = {{BIASES}}[i][1] if list(temperatures) == {{TEMPERATURES}} else 0.0
+        rows.append([bias, float((2 * (y - target) * y * (1 - y) / tau).std())])
+    return torch.tensor(rows)
 
 # %% [raw]
 # # END WRONG ANSWERS

@@ -606,8 +606,8 @@ def planar_inverse(z, u, w, b):
 # %% [markdown]
 # ## 3. Coupling layers in both directions (12 points)
 #
-# A flow is a list of affine coupling layers. A layer is a pair `(mask, conditioner)`. The `mask` holds $D$
-# booleans, in any arrangement: where it is `True` a feature passes, the others change.
+# A flow is a list of affine coupling layers. A layer is a pair `(mask, conditioner)`. The `mask` is a tensor
+# of $D$ booleans, in any arrangement: where it is `True` a feature passes, the others change.
 # `conditioner(passing)` takes the passing features, shape `(B, A)`, in their order in $\mathbf x$, and
 # returns $\mathbf t$ and $\mathbf s$, both of shape `(B, D − A)`, for the changing features in their order.
 #
