@@ -1,4 +1,9 @@
-"""What the problem sets' tests are made of: comparisons that name the mistake, and limits on an answer."""
+"""What the problem sets' tests are made of: comparisons that name the mistake, and limits on an answer.
+
+An answer is foreign code, called in the process of its test. So `bounded` cuts what its exceptions say, and
+`compare` takes plain numbers and tensors only: a subclass of Tensor would answer for `torch.allclose` itself.
+What an answer does to other modules `course_lib.grading_guard` undoes, where a class is graded.
+"""
 
 import contextlib
 import importlib
@@ -9,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +23,11 @@ __all__ = ["bounded", "compare", "switched_off", "time_limit"]
 
 SECONDS = float(os.environ.get("COURSE_ANSWER_SECONDS", "10"))
 MAX_CHARACTERS = 100_000
+SAID = 300  # characters of an answer's own exception that its author gets to read
+
+
+def _undo() -> None:
+    """Replaced where a class is graded, by what puts the library's functions back after an answer's call."""
 
 
 class OutOfTime(BaseException):
@@ -112,16 +123,20 @@ def bounded(
         raise AssertionError(f"expected a function, got {type(function).__name__}: has the cell been run?")
     arguments = tuple(a.clone() if isinstance(a, Tensor) else a for a in arguments)
     named = {key: a.clone() if isinstance(a, Tensor) else a for key, a in named.items()}
+    undo = _undo  # now: the answer may replace it
     try:
         limit = SECONDS if seconds is None else seconds
         with switched_off(without), time_limit(limit), contextlib.redirect_stdout(_Nowhere()):
             return function(*arguments, **named)
-    except AssertionError:
-        raise
+    except AssertionError as error:
+        raise AssertionError(str(error)[:SAID]) from None
     except NotImplementedError:
         raise AssertionError("not answered yet") from None
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        raise AssertionError(f"your code failed with {type(error).__name__}: {error}") from None
+        said = str(error)[:SAID]
+        raise AssertionError(f"your code failed with {type(error).__name__[:SAID]}: {said}") from None
+    finally:
+        undo()
 
 
 def compare(
@@ -148,23 +163,46 @@ def compare(
     """
     if seen is None or seen is Ellipsis:
         raise AssertionError(f"{what}: nothing was returned; not answered yet?")
-    expected = torch.as_tensor(expected)
+    with torch._C.DisableTorchFunction():  # a mode that an answer has entered would compare in our place
+        _compare(what, seen, torch.as_tensor(expected), mistakes or {}, rtol, atol, show)
+
+
+def _compare(
+    what: str,
+    seen: Any,
+    expected: Tensor,
+    mistakes: Mapping[str, Tensor | float],
+    rtol: float,
+    atol: float,
+    show: bool,
+) -> None:
     try:
-        value = torch.as_tensor(seen).detach().to(expected.dtype)
+        if not _is_plain(seen):
+            raise TypeError
+        value = torch.as_tensor(seen).detach().to(expected.device, expected.dtype)
     except (TypeError, ValueError, RuntimeError):
-        raise AssertionError(f"{what}: expected numbers, got {type(seen).__name__}") from None
+        raise AssertionError(f"{what}: expected numbers, got {type(seen).__name__[:SAID]}") from None
     if value.shape != expected.shape:
         raise AssertionError(f"{what}: expected the shape {tuple(expected.shape)}, got {tuple(value.shape)}")
     if value.is_floating_point() and not torch.isfinite(value).all() and torch.isfinite(expected).all():
         raise AssertionError(f"{what}: {int((~torch.isfinite(value)).sum())} values are NaN or infinite")
     if torch.allclose(value, expected, rtol, atol):
         return
-    for sentence, wrong in (mistakes or {}).items():
-        wrong = torch.as_tensor(wrong).to(expected.dtype)
+    for sentence, wrong in mistakes.items():
+        wrong = torch.as_tensor(wrong).to(expected.device, expected.dtype)
         if wrong.shape == value.shape and torch.allclose(value, wrong, rtol, atol):
             raise AssertionError(f"{what}: {sentence}")
     detail = f" Yours {_brief(value)}, expected {_brief(expected)}." if show else ""
     raise AssertionError(f"{what}: not the right value.{detail}")
+
+
+def _is_plain(seen: Any) -> bool:
+    """Whether it is made of numbers and tensors, whose classes are nobody's own."""
+    if type(seen) in (list, tuple):
+        return all(map(_is_plain, seen))
+    return type(seen) in (bool, int, float, complex, Tensor, torch.nn.Parameter, np.ndarray) or (
+        isinstance(seen, np.generic) and type(seen).__module__ == "numpy"
+    )
 
 
 class _Nowhere:

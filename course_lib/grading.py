@@ -1,83 +1,171 @@
-"""Grade a class: `python -m course_lib.grading submissions/ --autograder ps1-autograder.zip --jobs 4`.
+"""Grade a class: `python -m course_lib.grading submissions/ --autograder ps1.zip --jobs 4`.
 
-Every notebook (or zip, or folder with one notebook) in the folder is graded by `otter run` in a process of
-its own. The result of each is written at once, so an interrupted run goes on where it stopped, and a
-submission that breaks everything loses only its own points. At the end there is one CSV with a row a student
-and one feedback file each.
+The one notebook of every submission in the folder is graded by `otter run`, in a process and a temporary
+folder of its own. Each grade is kept at once: an interrupted run goes on where it stopped, and a submission
+that breaks everything loses only its own points. What could not be graded is tried again by the next run. At
+the end there is one CSV with a row a student, by name, and one feedback file each.
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from course_lib.collecting import Submission, collect
+from course_lib.feedback import file_name, messages, write_class
 from course_lib.progress import progress_bar
 
-__all__ = ["grade_class", "grade_one", "submissions"]
+__all__ = ["grade_class", "grade_one"]
+
+SECONDS, MEMORY = 900.0, 4.0
 
 
-def submissions(folder: Path) -> dict[str, Path]:
-    """The submissions in a folder by student: `name.ipynb`, `name.zip`, or `name/` with one notebook inside.
+class _Processes:
+    """Those that are running, with all that they have started, so that an interruption can end them."""
 
-    Raises:
-        ValueError: there is no such folder, or nothing to grade in it.
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self.stopped = False
+
+    def start(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self.stopped:
+                raise RuntimeError("interrupted")
+            process = subprocess.Popen(command, start_new_session=True, **options)
+            self._running.add(process)
+        return process
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill it and its descendants: a notebook's process is a session of its own, and would go on."""
+        import psutil  # type: ignore[import-untyped]
+
+        try:
+            parent = psutil.Process(process.pid)
+            family = [*parent.children(recursive=True), parent]
+        except psutil.NoSuchProcess:
+            family = []
+        for member in family:
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                continue
+        process.wait()
+        with self._lock:
+            self._running.discard(process)
+
+    def end_all(self) -> None:
+        with self._lock:
+            self.stopped = True
+            running = list(self._running)
+        for process in running:
+            self.end(process)
+
+
+def grade_one(
+    notebook: bytes,
+    autograder: Path,
+    seconds: float = SECONDS,
+    memory: float = MEMORY,
+    processes: _Processes | None = None,
+) -> dict[str, Any]:
+    """Grade one notebook with `otter run`; whatever happens, a result: points and messages, or an error.
+
+    Args:
+        notebook: as it was handed in.
+        autograder: the archive that `make assignments` wrote.
+        seconds: after which it is given up.
+        memory: GiB that it may take beyond what the library itself needs.
+        processes: keeps the running process; None makes one.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; give the one that holds the submissions")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".ipynb", ".zip"):
-            found[path.stem] = path
-        elif path.is_dir():
-            notebooks = sorted(path.glob("*.ipynb"))
-            if len(notebooks) == 1:
-                found[path.name] = notebooks[0]
-    if not found:
-        raise ValueError(f"{folder} holds no .ipynb, no .zip and no folder with a notebook")
-    return found
-
-
-def grade_one(submission: Path, autograder: Path, seconds: float) -> dict[str, Any]:
-    """Grade one submission with `otter run`; whatever happens, a result: points and messages, or an error."""
-    with tempfile.TemporaryDirectory(prefix="grading-") as out:
-        command = [sys.executable, "-m", "otter", "run", "-a", str(autograder), "-o", out, str(submission)]
+    processes = processes or _Processes()
+    with tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True) as folder:
+        try:
+            cleaned = _cleaned(notebook)
+        except Exception as error:  # whatever a file can be that is no notebook
+            return {"error": f"this is no notebook, or a damaged one ({type(error).__name__}: {error})"[:300]}
+        submission = Path(folder, "submission.ipynb")
+        submission.write_text(cleaned, encoding="utf-8", errors="replace")
+        command = [sys.executable, "-m", "otter", "run", "-a", str(autograder.resolve())]
+        command += ["-o", folder, str(submission)]
         # One thread each, no accelerator: a score must not depend on the machine.
         environment = os.environ | {
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "COURSE_PROGRESS": "0",
+            "GRADING_MEMORY": str(memory),
+            # What it leaves behind goes with the folder, and is not read by the next one.
+            "TMPDIR": folder,
+            "IPYTHONDIR": str(Path(folder, "ipython")),
+            "JUPYTER_RUNTIME_DIR": str(Path(folder, "jupyter")),
         }
-        try:
-            finished = subprocess.run(
-                command, capture_output=True, text=True, timeout=seconds, env=environment, cwd=out
+        said = Path(folder, "stderr")
+        with said.open("wb") as stderr:
+            process = processes.start(
+                command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=stderr
             )
+        try:
+            process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            return {"error": f"stopped after {seconds:g} s"}
-        results = Path(out) / "results.json"
+            return {
+                "error": f"stopped after {seconds:g} s: it does not end, perhaps in one call of a compiled "
+                "function, which no limit of a cell interrupts. Read it, or give more --seconds"
+            }
+        finally:
+            processes.end(process)
+        results = Path(folder, "results.json")
         if not results.is_file():
-            return {"error": (finished.stderr.strip().splitlines() or ["otter run wrote no result"])[-1]}
+            return {"error": _reason(said)}
         tests = json.loads(results.read_text())["tests"]
     scored = [test for test in tests if test.get("max_score") is not None]
     if not scored:
-        said = " ".join(str(test.get("output", "")) for test in tests).split("\n")[0]
-        return {"error": said or "no test ran"}
+        return {
+            "error": " ".join(str(test.get("output", "")) for test in tests).split("\n")[0] or "no test ran"
+        }
     return {
         "questions": {test["name"]: [test.get("score", 0), test["max_score"]] for test in scored},
-        "messages": {test["name"]: test.get("output", "") for test in scored},
+        "messages": {test["name"]: messages(test.get("output", "")) for test in scored},
     }
 
 
+def _cleaned(notebook: bytes) -> str:
+    """The notebook without outputs, for the kernel that grades and no other."""
+    import nbformat
+
+    content = nbformat.reads(notebook.decode("utf-8-sig"), as_version=4)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.writes(content)
+
+
+def _reason(said: Path) -> str:
+    """The last line of what otter-grader said, or what it means."""
+    with said.open("rb") as file:
+        file.seek(max(0, said.stat().st_size - 10_000))
+        lines = file.read().decode(errors="replace").strip().splitlines() or ["otter run wrote no result"]
+    if "DeadKernelError" in lines[-1] or "Kernel died" in lines[-1]:
+        return "its process died: out of memory, or it ended itself"
+    return lines[-1][:300]
+
+
 def grade_class(
-    folder: Path, autograder: Path, out: Path, jobs: int = 2, seconds: float = 900
+    folder: Path,
+    autograder: Path,
+    out: Path,
+    jobs: int = 2,
+    seconds: float = SECONDS,
+    memory: float = MEMORY,
 ) -> list[dict[str, Any]]:
-    """Grade all submissions of a folder, those only whose result is not there yet.
+    """Grade all submissions of a folder, those only whose grade is not there yet.
 
     Args:
         folder: of the submissions.
@@ -85,58 +173,59 @@ def grade_class(
         out: folder for `grades.csv`, `feedback/` and what a resumed run reads.
         jobs: submissions graded at a time.
         seconds: after which a submission is given up.
+        memory: GiB that each may take beyond what the library itself needs.
 
     Returns:
-        the rows of the CSV.
+        the rows of the CSV, by name.
+
+    Raises:
+        ValueError: there is no such folder or archive, or `out` lies among the submissions.
     """
     if not autograder.is_file():
         raise ValueError(f"{autograder} is no file; `make assignments` writes the autograder archives")
-    found = submissions(folder)
+    if folder.resolve() in [out.resolve(), *out.resolve().parents]:
+        raise ValueError(f"{out} lies among the submissions: choose a folder outside {folder}")
+    found = collect(folder)
     (out / "results").mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(autograder.read_bytes())
+    archive = hashlib.sha256(autograder.read_bytes())
+    processes = _Processes()
 
-    def grade(student: str) -> dict[str, Any]:
-        digest = key.copy()
-        digest.update(found[student].read_bytes())
-        cached = out / "results" / f"{student}.json"
-        if cached.is_file() and (old := json.loads(cached.read_text())).get("key") == digest.hexdigest():
+    def grade(submission: Submission) -> dict[str, Any]:
+        if submission.notebook is None:
+            return {"error": submission.error}
+        digest = archive.copy()
+        digest.update(submission.notebook)
+        kept = out / "results" / f"{file_name(submission.student)}.json"
+        old = _kept(kept)
+        if old.get("key") == digest.hexdigest() and "questions" in old:
             return old
-        result = grade_one(found[student].resolve(), autograder.resolve(), seconds)
-        result["key"] = digest.hexdigest()
-        partial = cached.with_suffix(".partial")
-        partial.write_text(json.dumps(result))
-        os.replace(partial, cached)
+        result = grade_one(submission.notebook, autograder, seconds, memory, processes)
+        if "questions" in result:  # an error may be another tomorrow, with more time or memory
+            partial = kept.with_suffix(".partial")
+            partial.write_text(json.dumps(result | {"key": digest.hexdigest()}))
+            os.replace(partial, kept)
         return result
 
     graded = {}
     with ThreadPoolExecutor(jobs) as pool, progress_bar(len(found), "submission", True, 0) as bar:
-        for student, result in zip(found, pool.map(grade, found), strict=True):
-            graded[student] = result
-            bar.update(1)
-    return _write(graded, out)
+        try:
+            for submission, result in zip(found, pool.map(grade, found), strict=True):
+                graded[submission.student] = result
+                bar.update(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.end_all()
+            raise
+    return write_class(graded, out)
 
 
-def _write(graded: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """The CSV and the feedback files."""
-    names = list(dict.fromkeys(name for result in graded.values() for name in result.get("questions", {})))
-    rows = []
-    (out / "feedback").mkdir(exist_ok=True)
-    for student, result in graded.items():
-        questions = result.get("questions", {})
-        total = sum(points for points, _ in questions.values())
-        row = {"student": student, "total": round(total, 4)}
-        row |= {name: questions.get(name, [0])[0] for name in names} | {"error": result.get("error", "")}
-        rows.append(row)
-        lines = [f"# {student}: {row['total']:g} points", ""]
-        lines += [f"**Not graded:** {result['error']}", ""] if "error" in result else []
-        for name, (points, possible) in questions.items():
-            lines += [f"## {name}: {points:g} of {possible:g}", "", result["messages"][name].strip(), ""]
-        (out / "feedback" / f"{student}.md").write_text("\n".join(lines))
-    with (out / "grades.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["student", "total", *names, "error"])
-        writer.writeheader()
-        writer.writerows(rows)
-    return rows
+def _kept(path: Path) -> dict[str, Any]:
+    """An earlier result; nothing if there is none that can be read."""
+    try:
+        old = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return old if isinstance(old, dict) else {}
 
 
 def main() -> None:
@@ -145,17 +234,27 @@ def main() -> None:
     parser.add_argument("submissions", type=Path)
     parser.add_argument("--autograder", type=Path, required=True, help="archive of `make assignments`")
     parser.add_argument("--out", type=Path, default=Path("graded"))
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=900, help="after which a submission is given up")
+    parser.add_argument("--jobs", type=int, default=2, help="submissions graded at a time")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="after which one is given up")
+    parser.add_argument("--memory", type=float, default=MEMORY, help="GiB for one, beside the library's own")
     options = parser.parse_args()
     try:
         rows = grade_class(
-            options.submissions, options.autograder, options.out, options.jobs, options.seconds
+            options.submissions,
+            options.autograder,
+            options.out,
+            options.jobs,
+            options.seconds,
+            options.memory,
         )
     except ValueError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        done = len(list((options.out / "results").glob("*.json")))
+        print(f"\nstopped; {done} grades are kept in {options.out}: the same command goes on from there")
+        sys.exit(130)
     failed = [row["student"] for row in rows if row["error"]]
-    print(f"{len(rows)} graded, {len(failed)} with an error; {options.out / 'grades.csv'}")
+    print(f"{len(rows)} submissions, {len(failed)} with an error; {options.out / 'grades.csv'}")
 
 
 if __name__ == "__main__":

@@ -1,74 +1,176 @@
-"""What keeps a submission's code from spoiling its own grading: limits on cells, a process for every test.
+"""What keeps a submission's code from spoiling its own grading, or the machine that grades it.
 
-The autograder's configuration names `GradingGuard` as a plugin of otter-grader. It puts `protect()` in front
-of the submitted notebook. Against mistakes and mischief this is enough; against a determined attacker only
-a container is.
+The autograder's configuration names `GradingGuard` as a plugin of otter-grader. It takes everything but the
+notebook out of a submission, puts `protect()` in front of the first cell, and afterwards makes the results
+from the record of `course_lib.isolated_tests`.
+
+Defended: a cell or an answer that does not end; output or memory without end; tests read, changed or deleted;
+programs and processes started; leaving the interpreter; replaced functions of Python, torch, the library or
+otter-grader; results of one's own making. **Not defended:** an answer runs in the interpreter of its test,
+with the rights of the account. Whoever climbs through tracebacks to frames and closures, or calls C, finds
+expected values and the key of the record; and he can read files, write to the disk and use the network. For
+the machine a container helps, for the marks only somebody who reads the notebook.
+
+`GRADING_MEMORY`, in GiB, limits what the notebook may take beyond what the library itself needs.
 """
 
 import contextlib
-import io
 import os
-import select
+import secrets
+import shutil
 import signal
 import sys
-import time
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from course_lib.answer_checks import MAX_CHARACTERS, OutOfTime
+from course_lib.isolated_tests import READY, Record, isolate
+from course_lib.shielded import limit_resources, load_imports, shield
 
 try:
     from otter.plugins import AbstractOtterPlugin
 except ImportError:  # students need the checks above, not the grader
     AbstractOtterPlugin = object
 
-__all__ = ["CELL_SECONDS", "TEST_SECONDS", "GradingGuard", "protect"]
+__all__ = ["CELL_SECONDS", "GradingGuard", "protect"]
 
 CELL_SECONDS = float(os.environ.get("COURSE_CELL_SECONDS", "120"))
-TEST_SECONDS = float(os.environ.get("COURSE_TEST_SECONDS", "60"))
-PASSED, PIPE_BYTES = "\0passed", 16_000  # a pipe holds that much without a reader
-_exit_of_the_system, _kill_of_the_system = os._exit, os.kill
-DESTRUCTIVE = {"os.remove", "os.rmdir", "os.rename", "shutil.rmtree", "shutil.move", "os.truncate"}
-PROCESSES = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn"}
+NOT_RUN = "the tests of this question did not run: the notebook came to an end before them"
 
 
 class GradingGuard(AbstractOtterPlugin):
-    """otter-grader's plugin: protect the notebook before its first cell runs."""
+    """otter-grader's plugin: protect the notebook before its first cell runs, and make the results."""
+
+    def before_grading(self, config: Any) -> None:
+        """Only the notebook counts: what lies beside it could stand in for a library."""
+        del config
+        autograder = Path("../source/files")
+        ours = {path.name for path in autograder.iterdir()} if autograder.is_dir() else set()
+        for path in Path().iterdir():
+            if path.name in ours | {"tests", "__init__.py", Path(self.submission_path).name}:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def before_execution(self, submission: Any) -> Any:
         """The notebook with one cell more at its beginning."""
+        import otter.execute
         from nbformat.v4 import new_code_cell
+        from otter.execute.logging import LogRecordStreamHandler
+        from otter.test_files import GradingResults
+        from otter.test_files.exception_test import ExceptionTestFile
 
-        submission.cells.insert(0, new_code_cell("from course_lib.grading_guard import protect\nprotect()"))
+        limit_resources(final=False)
+        self._tests = [ExceptionTestFile.from_file(str(path)) for path in sorted(Path("tests").glob("*.py"))]
+        key = secrets.token_bytes(32)
+        handle, path = tempfile.mkstemp(prefix="record-")
+        os.write(handle, key)
+        os.close(handle)
+        self._record = Record(path, key)
+        # A pickle runs what its author likes: what the notebook's process says is not read.
+        otter.execute.pickle = _NothingToRead(GradingResults)
+        LogRecordStreamHandler.handle = lambda self: None
+        source = f"from course_lib.grading_guard import protect\nprotect('tests', {path!r})"
+        submission.cells.insert(0, new_code_cell(source))
         return submission
 
+    def after_grading(self, results: Any) -> None:
+        """Make the results from the record."""
+        from otter.test_files.abstract_test import TestCaseResult
 
-def protect(tests: str | Path = "tests") -> None:
-    """Limit every cell's time and output, shield the test files, and give each test a process of its own."""
+        outcomes = self._record.outcomes()
+        self._record.path.unlink()
+        if READY not in outcomes:  # no zeros for what is not the student's fault
+            first = [cell for cell in results.notebook.cells if "protect(" in cell.source][:1]
+            heard = " ".join(output.get("evalue", "") for cell in first for output in cell.outputs)
+            raise RuntimeError(f"the guard of the grading did not start: {heard}")
+        del outcomes[READY]
+        order = list(dict.fromkeys(name for name, _ in outcomes))  # that of the notebook
+        order += [Path(test.path).name for test in self._tests]
+        self._tests.sort(key=lambda test: order.index(Path(test.path).name))
+        for test in self._tests:
+            for number, case in enumerate(test.test_cases):
+                message = outcomes.get((Path(test.path).name, number), NOT_RUN)
+                said = "✅ Test case passed" if message is None else f"❌ Test case failed\n{message}"
+                test.test_case_results.append(
+                    TestCaseResult(test_case=case, message=said, passed=message is None)
+                )
+        notebook = results.notebook
+        vars(results).clear()
+        results.__init__(self._tests, notebook)
+
+
+class _NothingToRead:
+    """Stands where otter-grader expects the module `pickle`."""
+
+    def __init__(self, results: Any) -> None:
+        self._results = results
+
+    def load(self, file: object) -> Any:
+        """No results; they come from the record."""
+        return self._results([])
+
+
+def protect(tests: str | Path, record: str | Path) -> None:
+    """Limit cells and memory, hide and shield the test files, and give each test a process of its own.
+
+    Args:
+        tests: the folder of the test files. They are read, and emptied.
+        record: the file for the outcomes. It holds the key that signs them, and is emptied, too.
+    """
+    limit_resources(None)  # what was inherited is too little for torch
+    import torch
+
     torch.set_num_threads(1)  # a forked process inherits no thread pool
+    folder = Path(tests).resolve()
+    sources = {path.name: path.read_text() for path in sorted(folder.glob("*.py"))}
+    path = Path(record).resolve()
+    key = path.read_bytes()
+    path.write_bytes(b"")
+    file = os.open(path, os.O_WRONLY | os.O_APPEND)
+    unpacked = folder.parent.parent / "source" / "tests"
+    for test in [*folder.glob("*.py"), *unpacked.glob("*.py")]:
+        test.write_text("")
+    load_imports(sources.values())
     _limit_cells()
-    _shield(Path(tests).resolve())
-    _isolate_tests()
+    limit_resources(final=True)
+    forks = [False]  # whether one is allowed
+
+    @contextlib.contextmanager
+    def forking() -> Iterator[None]:
+        forks[0] = True
+        try:
+            yield
+        finally:
+            forks[0] = False
+
+    shield([folder, unpacked], path, forks)
+    isolate(sources, Record(path, key), file, forking)
 
 
 def _limit_cells() -> None:
-    """A timer for every cell, and an end to what it prints."""
+    """A timer for every cell, and an end to what it prints; nobody looks at what it shows."""
     from IPython import get_ipython
+
+    from course_lib.answer_checks import MAX_CHARACTERS, OutOfTime
 
     shell = get_ipython()
     if shell is None:
         return
     printed = 0
-    write = sys.stdout.write
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)  # ipykernel reads what is written there, and keeps it
+    os.dup2(nothing, 2)
 
     def count(text: str) -> int:
         nonlocal printed
         printed += len(text)
         if printed > MAX_CHARACTERS:
             raise RuntimeError(f"this cell printed more than {MAX_CHARACTERS:,} characters")
-        return write(text)
+        return len(text)
 
     def stop(*_: object) -> None:
         raise OutOfTime(f"this cell was stopped after {CELL_SECONDS:g} s: does it loop for ever?")
@@ -82,99 +184,7 @@ def _limit_cells() -> None:
     def end(*_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
-    sys.stdout.write = count  # type: ignore[method-assign]
+    sys.stdout.write = sys.stderr.write = count  # type: ignore[method-assign]
+    shell.display_pub.publish = shell.displayhook.write_format_data = lambda *_, **__: None
     shell.events.register("pre_run_cell", begin)
     shell.events.register("post_run_cell", end)
-
-
-def _shield(tests: Path) -> None:
-    """Refuse to delete or write test files, to start processes and to leave the interpreter."""
-
-    def inside(argument: object) -> bool:
-        if not isinstance(argument, str | bytes | os.PathLike):
-            return False
-        path = Path(os.fsdecode(argument)).resolve()
-        return path == tests or tests in path.parents or path in tests.parents
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in PROCESSES:
-            raise PermissionError(f"{event} is not allowed while an assignment is graded")
-        if event in DESTRUCTIVE and any(inside(argument) for argument in arguments[:2]):
-            raise PermissionError(f"{event}({arguments[0]!r}): the tests of the assignment must stay")
-        writing = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-        if (
-            writing
-            and inside(arguments[0])
-            and Path(os.fsdecode(arguments[0])).resolve() not in tests.parents
-        ):
-            raise PermissionError(
-                f"open({arguments[0]!r}): the tests of the assignment must stay as they are"
-            )
-
-    def stay(*_: object) -> None:
-        raise PermissionError("an assignment must not leave the interpreter")
-
-    sys.addaudithook(watch)
-    os._exit = os.abort = os.kill = stay  # type: ignore[assignment]
-
-
-def _isolate_tests() -> None:
-    """Fork for every test: what its answer does to memory, output or time ends with that process."""
-    from otter.test_files import exception_test
-
-    original = exception_test.test_case.call_func
-
-    def isolated(self: Any, environment: dict[str, Any]) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)  # a test has its own limit; the cell that runs all has none
-        receive, send = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                message = _outcome(original, self, environment)
-                os.write(send, message.encode()[:PIPE_BYTES])
-            finally:  # whatever happened, this copy of the notebook must not go on
-                _exit_of_the_system(0)
-        os.close(send)
-        _report(_read(receive, child))
-
-    exception_test.test_case.call_func = isolated
-    exception_test.ExceptionTestFile._generate_error_message = lambda self, error, context=0: (
-        f"{str(error).strip()}"
-    )
-
-
-def _outcome(original: Any, test: Any, environment: dict[str, Any]) -> str:
-    """In the child: PASSED, else why not."""
-    sys.stdout = sys.stderr = io.StringIO()
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    try:
-        original(test, environment)
-    except BaseException as error:
-        name = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        return f"{name}{error}" or "failed"
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return PASSED
-
-
-def _read(pipe: int, child: int) -> str | None:
-    """In the parent: the child's message; None if it died or took too long."""
-    data, deadline = b"", time.monotonic() + TEST_SECONDS
-    with os.fdopen(pipe, "rb", buffering=0) as stream:
-        while (left := deadline - time.monotonic()) > 0:
-            if select.select([stream], [], [], left)[0]:
-                piece = stream.read(65536)
-                if not piece:
-                    break
-                data += piece
-    with contextlib.suppress(ProcessLookupError, ChildProcessError):
-        _kill_of_the_system(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    return data.decode(errors="replace") if data else None
-
-
-def _report(message: str | None) -> None:
-    if message is None:
-        raise AssertionError(f"the test did not end: its process died, or ran longer than {TEST_SECONDS:g} s")
-    if message != PASSED:
-        raise AssertionError(message)

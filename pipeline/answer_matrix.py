@@ -2,10 +2,11 @@
 
 import contextlib
 import io
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from course_lib import answer_checks
 from pipeline.assignments import ProblemSet, Question
@@ -48,8 +49,9 @@ def grade_answers(problem: ProblemSet, tests: Path, answers: Mapping[str, str]) 
     """
     from otter.test_files.exception_test import ExceptionTestFile
 
-    environment: dict[str, Any] = {"__name__": "__main__"}
-    with contextlib.redirect_stdout(io.StringIO()):
+    notebook = ModuleType("__main__")  # a module, so that `switched_off` finds what the head has imported
+    environment = vars(notebook)
+    with contextlib.redirect_stdout(io.StringIO()), _loaded(notebook):
         for cell in problem.head:
             if cell.cell_type == "code":
                 exec(compile(cell.source, "head", "exec"), environment)
@@ -69,6 +71,16 @@ def grade_answers(problem: ProblemSet, tests: Path, answers: Mapping[str, str]) 
                 sum(result.test_case.points for result in passed), [result.message for result in failed]
             )
     return grades
+
+
+@contextlib.contextmanager
+def _loaded(notebook: ModuleType) -> Iterator[None]:
+    """While the block runs, the notebook is among the modules."""
+    sys.modules["__notebook__"] = notebook
+    try:
+        yield
+    finally:
+        del sys.modules["__notebook__"]
 
 
 def matrix(problem: ProblemSet, tests: Path) -> list[Row]:
