@@ -1645,10 +1645,13 @@ def test_rest(measured_gaps):
 name: the experiment
 points: 3
 """ # END TEST CONFIG
-def test_experiment(gaps, slope):
+def test_experiment(measured_gaps, gaps, slope):
     import torch
+    from course_lib.answer_checks import bounded, compare
     if gaps is Ellipsis or slope is Ellipsis or gaps is None or slope is None:
         raise AssertionError("the experiment: not answered yet")
+    equal = bounded(measured_gaps, torch.zeros(32, dtype=torch.float64), [1, 4])
+    compare("measured_gaps, where r is always 1", equal, torch.zeros(2, dtype=torch.float64), show=False)
     counts = torch.tensor({{COUNTS}}, dtype=torch.float64)
     values = torch.as_tensor(gaps).detach().double()
     if values.shape != counts.shape:
@@ -1674,12 +1677,14 @@ name: the experiment, its size
 points: 2
 hidden: true
 """ # END TEST CONFIG
-def test_size(gaps):
+def test_size(measured_gaps, gaps):
     import math
     import torch
-    from course_lib.answer_checks import compare
+    from course_lib.answer_checks import bounded, compare
     if gaps is Ellipsis or gaps is None:
         raise AssertionError("the experiment: not answered yet")
+    equal = bounded(measured_gaps, torch.zeros(32, dtype=torch.float64), [1, 4])
+    compare("measured_gaps, where r is always 1", equal, torch.zeros(2, dtype=torch.float64), show=False)
     counts = torch.tensor({{COUNTS}}, dtype=torch.float64)
     values = torch.as_tensor(gaps).detach().double()
     if values.shape != counts.shape:
@@ -1701,11 +1706,13 @@ name: the slope is that of the gaps
 points: 2
 hidden: true
 """ # END TEST CONFIG
-def test_slope(gaps, slope):
+def test_slope(measured_gaps, gaps, slope):
     import torch
-    from course_lib.answer_checks import compare
+    from course_lib.answer_checks import bounded, compare
     if gaps is Ellipsis or slope is Ellipsis or gaps is None or slope is None:
         raise AssertionError("the experiment: not answered yet")
+    equal = bounded(measured_gaps, torch.zeros(32, dtype=torch.float64), [1, 4])
+    compare("measured_gaps, where r is always 1", equal, torch.zeros(2, dtype=torch.float64), show=False)
     counts = torch.tensor({{COUNTS}}, dtype=torch.float64)
     values = torch.as_tensor(gaps).detach().double()
     if values.shape != counts.shape:
