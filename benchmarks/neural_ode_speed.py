@@ -1,6 +1,7 @@
 """Seconds for one gradient of a neural ODE: our adjoint, torchdiffeq's, and back-propagation, interleaved.
 
     .venv/bin/python benchmarks/neural_ode_speed.py [--threads 2] [--repeats 9] [--gradients 20]
+                                                    [--device cpu]
 
 The field is an MLP of two hidden layers on the state and the time, the solver torchdiffeq's dopri5 at
 rtol = 1e-5 and atol = 1e-6 in float32, from t = 0 to 1; the loss is the mean square of the final state, and
@@ -35,13 +36,15 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--repeats", type=int, default=9)
     arguments.add_argument("--gradients", type=int, default=20)
+    arguments.add_argument("--device", default="cpu")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    device = torch.device("cpu")
+    device = torch.device(options.device)
     counted = CountedField(VelocityNetwork(FEATURES, HIDDEN))
     torch.nn.init.normal_(counted.field.layers[-1].weight, std=0.5)  # type: ignore[union-attr, index]
-    x, times = torch.randn(BATCH, FEATURES), torch.tensor([0.0, 1.0])
+    counted, x = counted.to(device), torch.randn(BATCH, FEATURES).to(device)
+    times = torch.tensor([0.0, 1.0], device=device)
 
     def gradient(states: Callable[[Tensor], Tensor]) -> list[Tensor]:
         start = x.clone().requires_grad_()

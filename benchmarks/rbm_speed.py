@@ -1,6 +1,6 @@
 """Seconds for one CD-1 pass over MNIST with 500 hidden units: ours, the bare matrix products, scikit-learn.
 
-    python benchmarks/rbm_speed.py [--threads 2] [--repeats 5]
+    python benchmarks/rbm_speed.py [--threads 2] [--repeats 5] [--device cpu]
 
 All in one process, interleaved, medians over the repeats. Every run is given the same bits in float32,
 batches of 100 and plain gradient steps.
@@ -91,10 +91,11 @@ def main() -> None:
     }
     times = interleaved_seconds(runs, device, options.repeats)
     work = f"one CD-1 pass over MNIST: {steps} steps of {BATCH}, {HIDDEN} hidden units"
+    place = "" if device.type == "cpu" else " on the CPU"
     details = (
         ", plain gradient steps; the same bits in float32 for all but binarised; "
-        f"scikit-learn {sklearn.__version__} keeps its chains from batch to batch, which costs it the same "
-        "products"
+        f"scikit-learn {sklearn.__version__}{place} keeps its chains from batch to batch, which costs it "
+        "the same products"
     )
     report_speed("rbm", times, device, ["scikit-learn"], work, details)
 

@@ -6,7 +6,6 @@ book's page of reproductions shows beside the published value.
 
 import argparse
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,8 +26,10 @@ COSTS = (*SECONDS, "evaluation memory")
 def reproduce(name: str, seeds: list[int], device: torch.device) -> dict[str, Any]:
     """Run one entry for every seed and gather means, spreads, times and the machine."""
     entry = RUNS[name]
-    run: Callable[[int, torch.device], dict[str, float]] = entry["run"]
-    runs = [run(seed, device) for seed in seeds]
+    if "run_all" in entry:  # all seeds side by side
+        runs: list[dict[str, float]] = entry["run_all"](seeds, device)
+    else:
+        runs = [entry["run"](seed, device) for seed in seeds]
     quantities = [key for key in runs[0] if key not in COSTS]
     return {
         "kind": "reproduction",

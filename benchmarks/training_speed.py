@@ -1,6 +1,6 @@
 """Seconds for one pass over MNIST with a 784-400-50 VAE: ours, the bare matrix products, the usual idiom.
 
-    python benchmarks/training_speed.py [--threads 2] [--repeats 5]
+    python benchmarks/training_speed.py [--threads 2] [--repeats 5] [--device cpu]
 
 All in one process, interleaved, medians over the repeats:
 

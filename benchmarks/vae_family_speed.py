@@ -1,7 +1,7 @@
 """Seconds for one pass over MNIST with a VAE, a GMVAE and an IWAE: ours, the bare products, pythae, Pyro.
 
     .venv/bin/pip install -c constraints.txt pythae==0.1.2
-    .venv/bin/python benchmarks/vae_family_speed.py [--threads 2] [--repeats 5]
+    .venv/bin/python benchmarks/vae_family_speed.py [--threads 2] [--repeats 5] [--device cpu]
 
 The networks are 784-300-300-10 with ELU, the batches 100 grey-level images, the optimiser Adam; the GMVAE has
 500 components, the IWAE 5 samples. All runs of a model in one process, interleaved, medians over the repeats:
@@ -14,6 +14,9 @@ The networks are 784-300-300-10 with ELU, the batches 100 grey-level images, the
 - Pyro: its `SVI.step`, with `Trace_ELBO` as in its VAE tutorial, or `RenyiELBO(alpha=0)`, which is the IWAE's
   bound. Distributions are not validated, as in that tutorial; the images are tensors in memory, which is
   kinder than the tutorial's decoding of every image in every pass.
+
+On a GPU ours has the images there, and the peers' loaders bring each batch from the CPU, as their examples
+do.
 
 The peers' layers are torch's own. The script refuses to time what does not agree: with equal weights, the
 losses of all must be within one per cent of each other.
@@ -75,9 +78,9 @@ def layers(name: str) -> list[tuple[int, int, int]]:
 class Course:
     """Our own: loss of a batch, and one pass."""
 
-    def __init__(self, name: str) -> None:
-        images = load_images("mnist", "cpu")
-        self.model = networks(name)
+    def __init__(self, name: str, device: torch.device) -> None:
+        images = load_images("mnist", device)
+        self.model = networks(name).to(device)
         self.objective = (
             NegativeIwaeBound(self.model, SAMPLES) if name == "iwae" else NegativeElbo(self.model)
         )
@@ -97,11 +100,11 @@ class Pyro:
     """Pyro's, with layers of torch."""
 
     def __init__(self, name: str, model: Any, images: Tensor) -> None:
-        self.name, self.networks = name, model
+        self.name, self.networks, self.device = name, model, images.device
         bound = RenyiELBO(alpha=0, num_particles=SAMPLES, vectorize_particles=True, max_plate_nesting=1)
         self.bound = bound if name == "iwae" else Trace_ELBO()
         self.svi = SVI(self.generate, self.infer, Adam({"lr": LEARNING_RATE}), self.bound)
-        self.loader = DataLoader(TensorDataset(images), batch_size=BATCH, shuffle=True)
+        self.loader = DataLoader(TensorDataset(images.cpu()), batch_size=BATCH, shuffle=True)
 
     def prior(self, x: Tensor) -> Any:
         """p(z)."""
@@ -134,7 +137,7 @@ class Pyro:
     def run(self) -> None:
         """One pass."""
         for (x,) in self.loader:
-            self.svi.step(x)
+            self.svi.step(x.to(self.device))
 
 
 class PythaeEncoder(BaseEncoder):
@@ -179,9 +182,9 @@ class Pythae:
             per_device_train_batch_size=BATCH,
             num_epochs=1,
             learning_rate=LEARNING_RATE,
-            no_cuda=True,
+            no_cuda=images.device.type == "cpu",
         )
-        data = BaseDataset(images, torch.zeros(len(images)))
+        data = BaseDataset(images.cpu(), torch.zeros(len(images)))
         self.trainer = BaseTrainer(self.model, data, training_config=settings)
         self.trainer.prepare_training()
 
@@ -196,11 +199,11 @@ class Pythae:
 
 def contestants(name: str, images: Tensor, folder: str) -> Iterator[tuple[str, Course | Pyro | Pythae]]:
     """Every run of a model; all start from the same weights."""
-    ours = Course(name)
+    ours = Course(name, images.device)
     yield "course_lib", ours
 
     def same() -> BernoulliVAE:
-        other = networks(name, nn.ELU)
+        other = networks(name, nn.ELU).to(images.device)
         other.load_state_dict(ours.model.state_dict())
         other.train(False)  # nothing here has a training mode; Pyro would warn of each fixed parameter
         return other
@@ -222,11 +225,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--device", default="cpu")
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     pyro.distributions.enable_validation(False)
     logging.disable(logging.INFO)  # pythae says where it would write
-    device = torch.device("cpu")
+    device = torch.device(options.device)
     images = load_images("mnist", device).evaluation(None, "train")
     steps = len(images) // BATCH
     with tempfile.TemporaryDirectory() as folder:

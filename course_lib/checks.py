@@ -16,6 +16,7 @@ __all__ = [
     "check_stretches",
     "check_whole",
     "looked_at",
+    "recorded",
 ]
 
 
@@ -96,13 +97,21 @@ def check_stretches(name: str, shape: torch.Size, target: torch.Size) -> None:
         raise ValueError(f"{name} must broadcast to {tuple(target)}, got {tuple(shape)}")
 
 
+def recorded(values: Tensor) -> bool:
+    """Whether `torch.compile` or a CUDA graph records what is done to these values: then nobody may wait."""
+    if torch.compiler.is_compiling():
+        return True
+    return values.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def looked_at(values: Tensor) -> bool:
     """Whether a check may look: it makes the host wait for an accelerator, and breaks a compiled graph.
 
     So it may on a CPU and, elsewhere, where no gradients are recorded; never inside `torch.compile`, nor
-    inside `torch.func.vmap` and its relatives, which know no single value.
+    while a CUDA graph is recorded, nor inside `torch.func.vmap` and its relatives, which know no single
+    value.
     """
-    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(values):
+    if recorded(values) or torch._C._functorch.is_functorch_wrapped_tensor(values):
         return False
     return values.device.type == "cpu" or not torch.is_grad_enabled()
 

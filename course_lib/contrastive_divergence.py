@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from course_lib.checks import recorded
 from course_lib.distributions import sample_bits, sample_bits_of_mean
 from course_lib.rbm import RBM, check_bits, check_rows
 
@@ -80,10 +81,10 @@ class ContrastiveDivergence(nn.Module):
         Raises:
             ValueError: another shape, or values other than 0 and 1. On an accelerator only the first batch's
                 values are looked at, because a look makes the host wait for the device; inside
-                `torch.compile` none, because it would break the graph.
+                `torch.compile`, or while a CUDA graph is recorded, none, because it would break the graph.
         """
         check_rows(v, "the batch")
-        if not torch.compiler.is_compiling() and (v.device.type == "cpu" or not self.batch_checked):
+        if not recorded(v) and (v.device.type == "cpu" or not self.batch_checked):
             check_bits(v, "the batch")
             self.batch_checked = True
         rbm = self.rbm

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from course_lib.checks import recorded
 from course_lib.elementwise import ELU
 from course_lib.latent_variable_model import LatentVariableModel
 from course_lib.networks import BernoulliNetwork, NormalNetwork, StandardNormal
@@ -79,7 +80,7 @@ class BernoulliVAE(VAE):
     - on the CPU: every x;
     - on an accelerator: the first x for which gradients are recorded, which is the first training batch, and
       every x under `torch.no_grad()`, which is every evaluation; later training batches are not;
-    - inside `torch.compile`: nothing, because a look would break the graph.
+    - inside `torch.compile`, or while a CUDA graph is recorded: nothing, because a look would break it.
 
     Args:
         n_pixels: the number D of pixels.
@@ -113,7 +114,7 @@ class BernoulliVAE(VAE):
             ValueError: x has the wrong number of pixels, or pixels outside [0, 1] where those are looked at
                 (see the class).
         """
-        if not torch.compiler.is_compiling():
+        if not recorded(x):
             training = torch.is_grad_enabled()
             if x.device.type == "cpu" or not training or not self.training_batch_checked:
                 check_unit_interval(x)

@@ -376,6 +376,7 @@ def gradients(objective, x):
 def test_objectives_compile_into_one_graph(objective, device):
     plain = objective(GaussianVAE(6, 2, (4,)).to(device))
     x = torch.rand(5, 6, device=device)
+    plain(x)  # the first KL of two types searches torch's table of formulas, which no compiler can follow
     compiled = torch.compile(plain, backend="eager", fullgraph=True)
     torch.testing.assert_close(gradients(compiled, x), gradients(plain, x))
 

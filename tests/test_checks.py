@@ -13,6 +13,8 @@ from course_lib.checks import (
     check_n_latents,
     check_stretches,
     check_whole,
+    looked_at,
+    recorded,
 )
 
 
@@ -105,3 +107,12 @@ def test_values_of_labels_are_looked_at_on_the_cpu_also_in_training():
 def test_values_of_labels_are_not_looked_at_inside_a_compiled_graph(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     check_labels("y", torch.tensor([3]), 3)
+
+
+def test_values_are_not_looked_at_while_a_cuda_graph_is_recorded(device):
+    values = torch.rand(3, device=device)
+    assert not recorded(values)
+    if device.type == "cuda":
+        with torch.cuda.graph(torch.cuda.CUDAGraph()), torch.no_grad():
+            assert recorded(values + 1)
+            assert not looked_at(values)

@@ -61,7 +61,8 @@ def errors(samples, joint):
 def exact_samples(joint, n, seed=0):
     """From other random numbers than those of the chains that start here."""
     seed += 1000
-    cells = torch.multinomial(joint.values.flatten(), n, replacement=True, generator=generator(seed=seed))
+    values = joint.values.flatten().cpu()  # the same samples on every device
+    cells = torch.multinomial(values, n, replacement=True, generator=generator(seed=seed))
     return torch.stack(torch.unravel_index(cells, joint.log_values.shape), 1)
 
 
