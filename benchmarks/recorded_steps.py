@@ -1,7 +1,7 @@
 """The steps of `course_lib.training.fit`, replayed by a GPU from a recording: for runs of very many steps.
 
-A step of a small model is a hundred small kernels, and to ask for each of them from Python takes longer than
-to compute it. A CUDA graph records the kernels of a block of steps once and replays them all with one call.
+A step of a small model is a long row of small kernels, and to ask for each of them from Python takes longer
+than to compute it. A CUDA graph records the kernels of a block of steps once and replays all with one call.
 What is computed stays the same: the objective, fresh bits for every batch, fused Adam, a rate that falls to 0
 along a cosine with every step. Several trainings may share a recording; a GPU that none of them fills
 computes them side by side. On a CPU the same blocks of steps simply run.

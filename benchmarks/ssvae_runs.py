@@ -3,7 +3,8 @@
 Settings were chosen on held-out labels of training images, without a look at any test image: α and the steps
 of M2 by `ssvae_trials.py` on draws 0, 1 and 2 of the labels; all else earlier, on draws 0 and 1, with a first
 model that had seen all 60,000 images without labels, and not every setting on both. The runs here use draws
-that had no part in any choice. All are trained side by side, in minutes on a GPU and hours on a CPU.
+that had no part in any choice. All are trained side by side, in minutes on a GPU, in half an hour or more
+on a CPU.
 """
 
 import time
@@ -211,8 +212,8 @@ SSVAE_RUNS: dict[str, dict[str, Any]] = {
         "model": f"Semi-supervised VAE (M2), 784-300-300-{M2.latents} ELU",
         "protocol": f"{PROTOCOL.format(draws='three', **asdict(M2))}. The classifier of M2 reads the code of "
         f"that VAE, frozen, through 300 hidden units with dropout 0.3; α = {M2.weight:g}, "
-        f"ρ = {M2.labelled_weight:g}, rate 2e-3. Each classifier alone has {CLASSIFIER_STEPS:,} steps at 1e-3; that of pixels is "
-        "784-300-300-10",
+        f"ρ = {M2.labelled_weight:g}, rate 2e-3. Each classifier alone has {CLASSIFIER_STEPS:,} steps at "
+        "1e-3; that of pixels is 784-300-300-10",
         "published": {"accuracy, M2": "88.03 ± 1.71"},
         "steps": M2.steps,
     },
@@ -222,8 +223,8 @@ SSVAE_RUNS: dict[str, dict[str, Any]] = {
         "model": f"Stacked semi-supervised VAE (M1+M2), codes of {STACK.code} numbers",
         "protocol": f"{PROTOCOL.format(draws='two', **asdict(STACK))}. M2 of the codes has 300 hidden "
         f"units and {STACK.latents} latents; α = {STACK.weight:g}, ρ = {STACK.labelled_weight:g}; "
-        f"{FROZEN_STEPS:,} steps at 4e-3 with the VAE frozen, then {STACK.steps:,} in which M2 (3e-3) and the VAE (1e-3) are "
-        "trained together",
+        f"{FROZEN_STEPS:,} steps at 4e-3 with the VAE frozen, then {STACK.steps:,} in which M2 (3e-3) and "
+        "the VAE (1e-3) are trained together",
         "published": dict.fromkeys(("accuracy, M1+M2 in stages", "accuracy, M1+M2 jointly"), "96.67 ± 0.14"),
         "steps": FROZEN_STEPS + STACK.steps,
     },
