@@ -1,7 +1,13 @@
 """A class graded by otter-grader: what is right earns, what is hostile does not, and nobody is lost."""
 
 import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 import zipfile
 
 import nbformat
@@ -105,13 +111,13 @@ def times(x):
             return sys._getframe(2).f_locals["unguessable"]
         except PermissionError:
             return inspect.currentframe().f_back.f_back.f_locals["unguessable"]
-    checks._compare = checks.compare = lambda *a, **k: None
-    torch.allclose = torch.Tensor.allclose = lambda *a, **k: True
-    checks._undo = lambda: None
     try:
         checks.compare.__code__ = (lambda *a, **k: None).__code__
     except PermissionError:
         pass
+    checks._compare = checks.compare = lambda *a, **k: None
+    torch.allclose = torch.Tensor.allclose = lambda *a, **k: True
+    checks._undo = lambda: None
     return torch.zeros(1)
 """,
     "makes_results": """
@@ -140,9 +146,11 @@ def times(x):
     return torch.zeros(1)
 """,
     "reads_and_talks": """
+import os
 from pathlib import Path
 seen = []
-for path in [*Path("tests").glob("*.py"), *Path("../source/tests").glob("*.py")]:
+os.link("tests/times.py", "copy.py")
+for path in [Path("copy.py"), *Path("tests").glob("*.py"), *Path("../source/tests").glob("*.py")]:
     try:
         seen.append(path.read_text())
     except Exception as error:
@@ -237,6 +245,12 @@ def graded(toy, tmp_path_factory):
     return {row["student"]: row for row in rows}, folder, folder.parent / "graded"
 
 
+def of(folder):
+    """The processes whose command names a folder."""
+    processes = psutil.process_iter(["cmdline"])
+    return [process for process in processes if str(folder) in " ".join(process.info["cmdline"] or [])]
+
+
 def feedback(graded, student):
     return (graded[2] / "feedback" / f"{student}.md").read_text()
 
@@ -303,9 +317,43 @@ def test_a_cell_that_never_ends_in_c_is_an_error_and_leaves_no_process(toy, tmp_
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = grade_one(answered(toy, times="sum(range(10**13))"), toy[0], seconds=7)
     assert "stopped after 7 s: it does not end" in result["error"]
-    left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
-    assert left == []
+    assert of(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_ends_what_runs_keeps_what_is_done_and_says_how_to_go_on(graded, toy, tmp_path):
+    _, folder, done = graded
+    (tmp_path / "class").mkdir()
+    (tmp_path / "out" / "results").mkdir(parents=True)
+    shutil.copy(folder / "right.ipynb", tmp_path / "class")
+    shutil.copy(done / "results" / "right.json", tmp_path / "out" / "results")
+    shutil.copy(toy[0], tmp_path / "toy.zip")
+    (tmp_path / "class" / "zoe.ipynb").write_bytes(answered(toy, times="sum(range(10**13))"))
+    command = [sys.executable, "-m", "course_lib.grading", "class", "--autograder", "toy.zip"]
+    command += ["--out", "out"]
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 60
+    while len(of(tmp_path)) < 2:  # otter-grader and its notebook
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    said, _ = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert said.strip() == "stopped; 1 grades are kept in out: the same command goes on from there"
+    assert of(tmp_path) == []
+    assert [path.name for path in (tmp_path / "out" / "results").iterdir()] == ["right.json"]
+
+
+def test_out_must_not_lie_among_the_submissions(graded, toy):
+    with pytest.raises(ValueError, match="lies among the submissions"):
+        grade_class(graded[1], toy[0], graded[1] / "out")
+
+
+def test_an_archive_that_is_missing_is_said(graded, tmp_path):
+    with pytest.raises(ValueError, match="make assignments"):
+        grade_class(graded[1], tmp_path / "missing.zip", tmp_path)
 
 
 def test_another_assignment_is_an_error(toy):
