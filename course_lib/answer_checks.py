@@ -23,6 +23,7 @@ __all__ = ["bounded", "compare", "switched_off", "time_limit"]
 
 SECONDS = float(os.environ.get("COURSE_ANSWER_SECONDS", "10"))
 MAX_CHARACTERS = 100_000
+PLAIN = (Tensor, torch.nn.Parameter)
 SAID = 300  # characters of an answer's own exception that its author gets to read
 
 
@@ -117,7 +118,8 @@ def bounded(
         named: passed on.
 
     Raises:
-        AssertionError: the answer is no function, failed, took too long or used what was switched off.
+        AssertionError: the answer is no function, failed, took too long, used what was switched off, or
+            returned a tensor of a class of its own.
     """
     if not callable(function):
         raise AssertionError(f"expected a function, got {type(function).__name__}: has the cell been run?")
@@ -127,7 +129,13 @@ def bounded(
     try:
         limit = SECONDS if seconds is None else seconds
         with switched_off(without), time_limit(limit), contextlib.redirect_stdout(_Nowhere()):
-            return function(*arguments, **named)
+            result = function(*arguments, **named)
+        for part in result if type(result) in (list, tuple) else [result]:
+            if isinstance(part, Tensor) and type(part) not in PLAIN:
+                raise AssertionError(
+                    f"expected a torch.Tensor, got a class of its own, {type(part).__name__}"
+                )
+        return result
     except AssertionError as error:
         raise AssertionError(str(error)[:SAID]) from None
     except NotImplementedError:
@@ -200,7 +208,7 @@ def _is_plain(seen: Any) -> bool:
     """Whether it is made of numbers and tensors, whose classes are nobody's own."""
     if type(seen) in (list, tuple):
         return all(map(_is_plain, seen))
-    return type(seen) in (bool, int, float, complex, Tensor, torch.nn.Parameter, np.ndarray) or (
+    return type(seen) in (bool, int, float, complex, np.ndarray, *PLAIN) or (
         isinstance(seen, np.generic) and type(seen).__module__ == "numpy"
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Submission", "collect"]
+__all__ = ["Submission", "cleaned", "collect"]
 
 MEGABYTES = 50  # of one notebook; also an end to archives that unpack to more than a disk holds
 IGNORED = frozenset({"__macosx", "thumbs.db", "desktop.ini", "submission_metadata.yml", "__pycache__"})
@@ -52,6 +52,22 @@ def collect(folder: Path) -> list[Submission]:
         raise ValueError(f"{folder} holds no .ipynb, no .zip and no folder with a notebook")
     found = [_submission(paths) for paths in entries.values()]
     return sorted(found, key=lambda submission: submission.student)
+
+
+def cleaned(notebook: bytes) -> str:
+    """The notebook without outputs, for the kernel that grades and no other.
+
+    Raises:
+        Exception: it is no notebook, or a damaged one; which exception depends on the damage.
+    """
+    import nbformat  # comes with otter-grader
+
+    content = nbformat.reads(notebook.decode("utf-8-sig"), as_version=4)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.writes(content)
 
 
 def _submission(paths: list[Path]) -> Submission:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from course_lib.collecting import Submission, collect
+from course_lib.collecting import Submission, cleaned, collect
 from course_lib.feedback import file_name, messages, write_class
 from course_lib.progress import progress_bar
 
@@ -88,11 +88,11 @@ def grade_one(
     processes = processes or _Processes()
     with tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True) as folder:
         try:
-            cleaned = _cleaned(notebook)
+            text = cleaned(notebook)
         except Exception as error:  # whatever a file can be that is no notebook
             return {"error": f"this is no notebook, or a damaged one ({type(error).__name__}: {error})"[:300]}
         submission = Path(folder, "submission.ipynb")
-        submission.write_text(cleaned, encoding="utf-8", errors="replace")
+        submission.write_text(text, encoding="utf-8", errors="replace")
         command = [sys.executable, "-m", "otter", "run", "-a", str(autograder.resolve())]
         command += ["-o", folder, str(submission)]
         # One thread each, no accelerator: a score must not depend on the machine.
@@ -133,18 +133,6 @@ def grade_one(
         "questions": {test["name"]: [test.get("score", 0), test["max_score"]] for test in scored},
         "messages": {test["name"]: messages(test.get("output", "")) for test in scored},
     }
-
-
-def _cleaned(notebook: bytes) -> str:
-    """The notebook without outputs, for the kernel that grades and no other."""
-    import nbformat
-
-    content = nbformat.reads(notebook.decode("utf-8-sig"), as_version=4)
-    for cell in content.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.writes(content)
 
 
 def _reason(said: Path) -> str:

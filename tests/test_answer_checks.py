@@ -79,6 +79,12 @@ def test_classes_of_ones_own_are_no_numbers(seen):
     assert "expected numbers" in says("it", seen, torch.tensor([1.0, 2.0]))
 
 
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (torch.ones(1), x), lambda x: [x]])
+def test_an_answer_returns_no_tensor_of_a_class_of_its_own(wrap):
+    assert "class of its own, Agreeable" in fails(lambda: wrap(torch.zeros(2).as_subclass(Agreeable)))
+    bounded(lambda: wrap(torch.nn.Parameter(torch.zeros(2))))
+
+
 def test_a_mode_does_not_compare_in_our_place():
     class Mode(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
