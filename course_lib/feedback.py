@@ -6,23 +6,30 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 __all__ = ["file_name", "messages", "write_class"]
 
-RESULT = re.compile(r"^ {4}(\S.*) result:\n", re.MULTILINE)  # otter-grader's line above a test's message
-FAILED = "❌ Test case failed"
+# otter-grader's lines above and about a test's result
+LINE = re.compile(r"^ {4}(\S.*?) (?:result:$|message: (.*))")
+PASSED, FAILED = "✅ Test case passed", "❌ Test case failed"
 
 
 def messages(output: str) -> list[list[str]]:
     """Name and message of each test in otter-grader's summary of a question; no message if it passed."""
-    _, *parts = RESULT.split(output)
-    found = []
-    for name, said in zip(parts[::2], parts[1::2], strict=True):
-        said = dedent(said).strip()
-        message = said.removeprefix(FAILED).strip() or "failed" if said.startswith(FAILED) else ""
-        found.append([re.sub(r"^\w+ - (\d+)$", r"test \1", name), " ".join(message.split())])
+    found: list[list[str]] = []
+    own = ""  # what the test itself has to say, passed or failed
+    for line in output.split("\n"):
+        if match := LINE.match(line):
+            if match[2] is None:
+                found.append([re.sub(r"^\w+ - (\d+)$", r"test \1", match[1]), own])
+            own = match[2] or ""
+        elif found and line.startswith(" " * 8):
+            found[-1][1] += f" {line.strip()}"
+    for test in found:
+        failed = FAILED in test[1]
+        said = " ".join(test[1].replace(FAILED, "").replace(PASSED, "").split())
+        test[1] = said or ("failed" if failed else "")
     return found
 
 

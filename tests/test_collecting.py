@@ -99,12 +99,13 @@ def test_messages_of_otters_summary():
     assert messages("plus results: All test cases passed!") == []
     output = (
         "times results:\n    times - 1 result:\n        ✅ Test case passed\n\n"
+        "    near zero message: think!\n\n"
         "    near zero result:\n        ❌ Test case failed\n        K x: did you add?\n        two lines\n\n"
         "    times - 3 result:\n        ❌ Test case failed"
     )
     assert messages(output) == [
         ["test 1", ""],
-        ["near zero", "K x: did you add? two lines"],
+        ["near zero", "think! K x: did you add? two lines"],
         ["test 3", "failed"],
     ]
 
