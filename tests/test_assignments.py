@@ -139,8 +139,14 @@ def lines_of(text):
     return {line.strip().lstrip("# ") for line in text.splitlines() if len(line.strip()) >= DISTINCTIVE}
 
 
+def open_lines():
+    """The lines of the library and the chapters: many a line of a solution is everybody's."""
+    sources = [*(SETTINGS.root / "course_lib").glob("*.py"), *(SETTINGS.root / "book").glob("*.md")]
+    return lines_of("\n".join(path.read_text() for path in sources))
+
+
 def secrets(problem, dist):
-    """Lines of solutions, rubrics, wrong answers and hidden tests that stand nowhere a student may look."""
+    """Lines of solutions, rubrics, wrong answers and hidden tests that nobody has published on purpose."""
     private = set()
     for question in problem.questions:
         private |= lines_of("\n".join(cell.source for cell in question.solution)) | lines_of(question.rubric)
@@ -149,6 +155,7 @@ def secrets(problem, dist):
     for file in (dist / "autograder" / "tests").glob("*.py"):
         private |= lines_of(file.read_text())
     public = lines_of("\n".join(file.read_text() for file in (dist / "student" / "tests").glob("*.py")))
+    public |= open_lines()
     (notebook,) = (dist / "student").glob("*.ipynb")
     return private - public - lines_of("\n".join(c.source for c in nbformat.read(notebook, 4).cells))
 
