@@ -180,7 +180,7 @@ def problem_set_cell(wheel: Wheel, tests: Path, kit_url: str = "") -> str:
         kit_url: where the kit will be published; "" where it is handed out, and lies beside the notebook.
     """
     template = _HEAD + _KIT + (_FETCH if kit_url else _UNPACK) + _INSTALL + _OTTER
-    (otter,) = (r for r in requires("course-lib") or [] if r.startswith("otter-grader"))
+    otter = next(line for line in requires("course-lib") or [] if line.startswith("otter-grader"))
     return (
         template.replace("\n\n\n\n", "\n\n\n")
         .strip()
