@@ -89,6 +89,7 @@ TWO_BITS_VALUES = numbers(
     matrix_of(lambda a, b, c, d: columns[c, b] * rows[a, d]),
     (p.sum(1)[:, None] * p.sum(0)).flatten().expand(4, 4),
     p.flatten().expand(4, 4),
+    (first @ second)[[0, 2, 1, 3]][:, [0, 2, 1, 3]],
 )
 
 # mixing_sweeps: two states, left with the probabilities LEAVES and 0.01.
@@ -137,6 +138,29 @@ MEAN_VALUES = numbers(
     mean_of(torch.arange(1, TOP + 1).double()),
     mean_of(torch.arange(TOP).double()),
     TOP * (c > 0).double(),
+)
+w, a, b = drawn(N_VISIBLE, N_HIDDEN), drawn(N_VISIBLE), drawn(N_HIDDEN)
+v = (drawn(3, N_VISIBLE) > 0).double()
+MACHINE = numbers(w, a, b, v)
+
+
+def energy_of(inputs, levels):
+    return -v @ a - (inputs[..., None] * levels).logsumexp(-1).sum(-1)
+
+
+levels = torch.arange(TOP + 1).double()
+inputs = v @ w + b
+variants = [inputs, b.expand_as(inputs), b - v @ w, v @ w]
+MACHINE_ENERGIES = numbers(
+    *(energy_of(x, levels) for x in variants),
+    -v @ a - F.softplus(inputs).sum(-1),
+    -v @ a - TOP * F.softplus(inputs).sum(-1),
+    energy_of(inputs, levels[:-1]),
+)
+MACHINE_MEANS = numbers(
+    *((x[..., None] * levels).softmax(-1) @ levels for x in variants),
+    inputs.sigmoid(),
+    TOP * inputs.sigmoid(),
 )
 
 # pcd_loss: chains that stand still, and chains that move.
@@ -188,10 +212,10 @@ def step(v, beta):
     return (beta * (v.roll(1, -1) @ w @ w.T + a) + v.roll(1, -1) + 0.3).sin()
 
 
-def walk(before=None, after=None):
+def walk(before=None, after=None, path=PATH):
     """Weights with a step at the old (0) or the new (1) temperature, before or after each ratio."""
     x, total = v, torch.zeros(len(v), dtype=torch.float64)
-    for pair in zip(PATH[:-1], PATH[1:], strict=True):
+    for pair in zip(path[:-1], path[1:], strict=True):
         x = x if before is None else step(x, pair[before])
         total = total + log_f(x, pair[1]) - log_f(x, pair[0])
         x = x if after is None else step(x, pair[after])
@@ -200,6 +224,17 @@ def walk(before=None, after=None):
 
 right = walk(after=1)
 AIS_VALUES = numbers(right, walk(before=0), walk(before=1), walk(after=0), -right, right.exp(), walk())
+BACK = PATH[::-1]
+REVERSE_VALUES = numbers(
+    walk(before=0, path=BACK),
+    walk(after=1, path=BACK),
+    walk(after=0, path=BACK),
+    walk(before=1, path=BACK),
+    -walk(before=0, path=BACK),
+    right,
+    walk(before=0, path=BACK).exp(),
+    walk(path=BACK),
+)
 forward, reverse = 1200 + drawn(N_CHAINS), -1202 + drawn(N_CHAINS + 3)
 FORWARD, REVERSE = numbers(forward, reverse)
 
@@ -280,12 +315,14 @@ VALLEYS_BASE, VALLEYS_LOSSES, VALLEYS_ERRORS = measured(*valleys)
 #
 # **Points.** There are 100. The cell below each code question runs its *public* tests; a failed test says
 # what it saw. *Hidden* tests with other numbers run when you hand in. Every question is graded alone: a
-# wrong answer to one costs nothing on the next. Derivations and the comment are read by a person. Part of
-# the points is for the argument, so write down every step that you would have to defend at the blackboard.
+# wrong answer to one costs nothing on the next. Derivations and the comment are read by a person: a correct
+# result without its steps earns at most a third, so write down every step that you would have to defend at
+# the blackboard.
 #
 # **Rules for the code.** Logarithms are natural, so log-probabilities, energies and $\log Z$ are in nats.
 # Use `torch`, in float64. Where a question says so, the function of `course_lib` that would answer it is
-# switched off while your answer is tested.
+# switched off while your answer is tested. One call of your function may take ten seconds. In shapes, $B$ is
+# the number of examples in a batch, $D$ of visible units, $M$ of hidden units, $C$ of chains.
 #
 # **On your honour.** Talk with others about the ideas, and write your answers alone. If a program or a
 # person wrote or changed a part of an answer, say which part and how you checked it. You must be able to
@@ -314,12 +351,12 @@ torch.set_default_dtype(torch.float64)
 # ## Elimination that survives zeros (14 points)
 #
 # Chapter 1 sums variables out of a product of tables. With a hundred factors such a product overflows, and
-# with evidence you need two sums instead of one:
+# the evidence under $p=\frac1Z\prod_c\psi_c$ needs two sums instead of one:
 #
 # $$\log p(\mathbf x_E=\mathbf e)=\log Z(\mathbf e)-\log Z .$$
 #
-# $Z(\mathbf e)$ is the sum over all states that agree with the evidence. Write `log_probability(factors,
-# evidence, order)`:
+# $Z(\mathbf e)$ is the sum over all states that agree with the evidence, and $Z>0$. Write
+# `log_probability(factors, evidence, order)`:
 #
 # - `factors` is a list of pairs `(scope, log_table)`. The scope is a tuple of variables, which are
 #   integers, in **any** order. The table holds $\log\psi$ in float64 with one axis for each variable, in
@@ -381,8 +418,19 @@ def test_chain(log_probability):
     off = ["course_lib.elimination.eliminate", "course_lib.factor.product"]
     a, b = torch.tensor({{FIRST_TABLE}}).double(), torch.tensor({{SECOND_TABLE}}).double()
     right, unnormalised, flipped, plain, one, other, largest = {{CHAIN_VALUES}}
-    seen = bounded(log_probability, [((0, 1), a.log()), ((1, 2), b.log())], {1: {{STATE}}}, [0, 2, 1],
-                   without=off)
+    try:
+        seen = bounded(log_probability, [((0, 1), a.log()), ((1, 2), b.log())], {1: {{STATE}}}, [0, 2, 1],
+                       without=off)
+    except AssertionError as error:
+        if any(word in str(error) for word in ("size", "shape", "dimension", "Dimension")):
+            raise AssertionError(
+                f"{error}. The scopes (0, 1) and (1, 2) have tables of shapes (2, 3) and (3, 2): tables can "
+                "be added once their axes stand for the same variables, in the same order") from None
+        raise
+    if isinstance(seen, torch.Tensor) and seen.numel() > 1:
+        raise AssertionError(
+            f"log p(x1) in a chain of three: one number is expected, and the answer has the shape "
+            f"{tuple(seen.shape)}: take x1 = {{STATE}} out of the tables, and sum over all other variables")
     compare("log p(x1) in a chain of three", seen, torch.tensor(right, dtype=torch.float64), {
         "log Z is missing: a product of factors need not sum to 1": unnormalised,
         "the sign is flipped: a log-probability is at most 0": flipped,
@@ -396,7 +444,7 @@ def test_chain(log_probability):
 # %%
 """ # BEGIN TEST CONFIG
 name: seven bits
-points: 4
+points: 3
 """ # END TEST CONFIG
 def test_seven(log_probability):
     import torch
@@ -454,7 +502,7 @@ def test_zeros(log_probability):
 # %%
 """ # BEGIN TEST CONFIG
 name: a long chain
-points: 3
+points: 4
 hidden: true
 """ # END TEST CONFIG
 def test_cost(log_probability):
@@ -509,7 +557,7 @@ def log_probability(factors, evidence, order):
 
 # %%
 # wrong: axes in sorted order instead of the scope's
-# earns: 6
+# earns: 7
 # says: axes were taken in sorted order
 def log_probability(factors, evidence, order):
     factors = [(tuple(sorted(s)), t) for s, t in factors]
@@ -584,7 +632,7 @@ def log_probability(factors, evidence, order):
 
 # %%
 # wrong: builds the joint table
-# earns: 11
+# earns: 10
 # says: a table over many variables was built
 def log_probability(factors, evidence, order):
     variables = sorted(order)
@@ -596,6 +644,35 @@ def log_probability(factors, evidence, order):
             [sizes.get(i, 1) for i in variables])
     at = joint[tuple(evidence.get(i, slice(None)) for i in variables)]
     return at.flatten().logsumexp(0) - joint.flatten().logsumexp(0)
+
+# %%
+# wrong: the evidence left in the tables
+# earns: 0
+# says: one number is expected
+def log_probability(factors, evidence, order):
+    variables = sorted(order)
+    joint = 0
+    for s, t in factors:
+        sizes = dict(zip(s, t.shape))
+        joint = joint + t.permute(sorted(range(len(s)), key=lambda k: s[k])).reshape(
+            [sizes.get(i, 1) for i in variables])
+    rest = [k for k, i in enumerate(variables) if i not in evidence]
+    return joint.logsumexp(rest) - joint.flatten().logsumexp(0)
+
+# %%
+# wrong: tables added without a look at their axes
+# earns: 0
+# says: once their axes stand for the same variables
+def log_probability(factors, evidence, order):
+    total = sum(table for _, table in factors)
+    return total.flatten().logsumexp(0)
+
+# %%
+# wrong: returns the public test's number
+# earns: 3
+# says: not the right value
+def log_probability(factors, evidence, order):
+    return torch.tensor({{CHAIN_VALUES}}[0])
 
 # %%
 # wrong: sums the evidence out as well
@@ -656,9 +733,9 @@ def log_probability(factors, evidence, order):
 # contradiction to the theorem of Hammersley and Clifford.
 #
 # **(c)** (4 points) Moussouris's ring in chapter 1 is at least a *limit* of networks with pair factors. The
-# parity is not. Prove that every normalised product $q$ of factors of pairs has
-# $\mathrm{KL}(p\,\|\,q)\ge\log2$, and name a $q$ with equality. Hint: which of its marginals does $p$ share
-# with the uniform distribution on all eight states?
+# parity is not. Prove that every normalised product $q$ of factors of pairs, which may again be zero, has
+# $\mathrm{KL}(p\,\|\,q)\ge\log2$ (it is infinite if $q$ is zero where $p$ is not), and name a $q$ with
+# equality. Hint: which of its marginals does $p$ share with the uniform distribution on all eight states?
 #
 # **(d)** (2 points) A colleague draws an edge between two variables if their covariance in the data is not
 # zero. Which graph does she draw here, and what does that graph claim that is false? Which question should
@@ -695,7 +772,8 @@ def log_probability(factors, evidence, order):
 # **(d)** All covariances are zero, by (a), so she draws no edge. That graph claims that the three bits are
 # independent of each other, and every question about one given the two others gets a wrong answer: the
 # third is in fact certain. An edge is missing if the two are independent *given all others*; that is what
-# she should test.
+# she should test. (For a positive $p$ these edges are enough to factorise. With zeros they need not be; here
+# the test finds all three.)
 
 # %% [raw]
 # # END SOLUTION
@@ -837,9 +915,9 @@ def log_probability(factors, evidence, order):
 # `(2**n, 2**n)`; entry `[s, t]` is the probability to be in state `t` after the sweep if it began in state
 # `s`. States are numbered as in `log_p.flatten()`: the last bit changes fastest.
 #
-# `mixing_sweeps(transition, p, epsilon)` takes such a matrix, the stationary probabilities of shape
-# `(2**n,)` and a number $\varepsilon$. It returns the smallest whole number $t\ge1$ for which, from
-# **every** start $s$,
+# `mixing_sweeps(transition, p, epsilon)` takes the matrix of a chain with any number $S$ of states, shape
+# `(S, S)`, the stationary probabilities, shape `(S,)`, and a number $\varepsilon$. It returns the smallest
+# whole number $t\ge1$ for which, from **every** start $s$,
 #
 # $$\mathrm{TV}\bigl(T^t(s,\cdot),\,p\bigr)=\tfrac12\sum_{u}\bigl|T^t(s,u)-p(u)\bigr|\le\varepsilon .$$
 
@@ -887,7 +965,7 @@ def test_two(gibbs_matrix):
     import torch
     from course_lib.answer_checks import bounded, compare
     log_p = torch.tensor({{TWO_BITS}}, dtype=torch.float64)
-    right, turned, last, random, at_once, marginal, limit = torch.tensor(
+    right, turned, last, random, at_once, marginal, limit, numbering = torch.tensor(
         {{TWO_BITS_VALUES}}, dtype=torch.float64)
     seen = bounded(gibbs_matrix, log_p)
     compare("the matrix of one sweep over two bits", seen, right, {
@@ -897,6 +975,7 @@ def test_two(gibbs_matrix):
         "all bits are redrawn at once, from the old values of the others": at_once,
         "each bit is drawn from its marginal: condition on the others": marginal,
         "every row is p itself: that is where the chain ends, not a step of it": limit,
+        "states are numbered with the first bit changing fastest; it must be the last": numbering,
     })
 
 # %%
@@ -923,8 +1002,11 @@ def test_four(gibbs_matrix):
     at_once = torch.ones(2**n, 2**n).double()
     for i, stay in enumerate(chances):
         at_once = at_once * torch.where(states[:, None, i] == states[:, i], stay[:, None], 1 - stay[:, None])
+    other = torch.arange(2**n).reshape([2] * n).permute(3, 2, 1, 0).flatten()
     seen = bounded(gibbs_matrix, log_p)
     compare("the matrix of one sweep over four bits", seen, truth, {
+        "states are numbered with the first bit changing fastest; it must be the last":
+            truth[other][:, other],
         "rows and columns are exchanged: [s, t] is the way from s to t": truth.T,
         "the last bit is redrawn first": torch.linalg.multi_dot(kernels[::-1]),
         "one bit chosen at random is redrawn: a sweep redraws all, one after the other": sum(kernels) / n,
@@ -1058,6 +1140,28 @@ def gibbs_matrix(log_p):
     sweep = torch.eye(2**n)
     for i in range(n):
         sweep = ((differ.sum(-1) == differ[:, :, i]) * log_p.softmax(i).flatten()) @ sweep
+    return sweep
+
+def mixing_sweeps(transition, p, epsilon):
+    sweeps, law = 1, transition
+    while (law - p).abs().sum(1).max() / 2 > epsilon:
+        sweeps, law = sweeps + 1, law @ transition
+    return sweeps
+
+# %%
+# wrong: states numbered with the first bit fastest
+# earns: 5
+# says: the first bit changing fastest
+def gibbs_matrix(log_p):
+    n = log_p.ndim
+    sweep = torch.eye(2**n)
+    for i in range(n):
+        p, kernel = log_p.softmax(i), torch.zeros(2**n, 2**n)
+        for s in range(2**n):
+            for bit in range(2):
+                t = s & ~(1 << i) | bit << i
+                kernel[s, t] = p[tuple(t >> j & 1 for j in range(n))]
+        sweep = sweep @ kernel
     return sweep
 
 def mixing_sweeps(transition, p, epsilon):
@@ -1332,7 +1436,7 @@ def read_graph(log_p, tolerance=1e-9):
 # .$$
 #
 # With $L=1$ this is the machine of chapter 2. Derive $p(h_j\mid\mathbf v)$ and the free energy $F(\mathbf
-# v)=-\log\sum_{\mathbf h}e^{-E(\mathbf v,\mathbf h)}$ on paper. Then write
+# v)=-\log\sum_{\mathbf h}e^{-E(\mathbf v,\mathbf h)}$ for yourself; you do not hand that in. Then write
 #
 # - `free_energy(v, weight, visible_bias, hidden_bias, top)`: $F$ in nats, shape `(B,)`;
 # - `hidden_mean(v, weight, hidden_bias, top)`: $\mathbb E[\mathbf h\mid\mathbf v]$, shape `(B, M)`.
@@ -1374,7 +1478,7 @@ def hidden_mean(v, weight, hidden_bias, top):
 # %%
 """ # BEGIN TEST CONFIG
 name: a machine without weights
-points: 2
+points: 1
 """ # END TEST CONFIG
 def test_no_weights(free_energy):
     import torch
@@ -1398,7 +1502,7 @@ def test_no_weights(free_energy):
 # %%
 """ # BEGIN TEST CONFIG
 name: means without weights
-points: 2
+points: 1
 """ # END TEST CONFIG
 def test_mean_public(hidden_mean):
     import torch
@@ -1413,6 +1517,37 @@ def test_mean_public(hidden_mean):
         "the value 0 is missing": no_zero,
         "the value L is missing": no_top,
         "the most probable value is not the mean": mode,
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: a machine with weights
+points: 2
+""" # END TEST CONFIG
+def test_weights(free_energy, hidden_mean):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    w, a, b, v = (torch.tensor(t, dtype=torch.float64) for t in {{MACHINE}})
+    right, no_weights, minus, no_bias, softplus, copies, fewer = torch.tensor(
+        {{MACHINE_ENERGIES}}, dtype=torch.float64)
+    seen = bounded(free_energy, v, w, a, b, {{TOP}}, without=["course_lib.rbm.RBM.free_energy"])
+    compare("F(v)", seen, right, {
+        "the weights have no effect": no_weights,
+        "the sign of the weights is flipped: there is a minus before each term of the energy": minus,
+        "the hidden biases have no effect": no_bias,
+        "softplus knows the values 0 and 1 only, but here there are more": softplus,
+        "that is L bits with shared weights": copies,
+        "one value is missing: from 0 to L there are L + 1": fewer,
+        "the sign is flipped: p(v) is proportional to exp(-F)": -right,
+    })
+    right, no_weights, minus, no_bias, bits, copies = torch.tensor({{MACHINE_MEANS}}, dtype=torch.float64)
+    seen = bounded(hidden_mean, v, w, b, {{TOP}})
+    compare("E[h | v]", seen, right, {
+        "the weights have no effect": no_weights,
+        "the sign of the weights is flipped: there is a minus before each term of the energy": minus,
+        "the hidden biases have no effect": no_bias,
+        "the sigmoid is the mean of a bit, which has the values 0 and 1 only": bits,
+        "L sigmoids are the mean of L bits with shared weights": copies,
     })
 
 # %%
@@ -1504,7 +1639,7 @@ def hidden_mean(v, weight, hidden_bias, top):
 
 # %%
 # wrong: flipped sign
-# earns: 2
+# earns: 1
 # says: the sign is flipped
 def free_energy(v, weight, visible_bias, hidden_bias, top):
     inputs = v @ weight + hidden_bias
@@ -1513,6 +1648,18 @@ def free_energy(v, weight, visible_bias, hidden_bias, top):
 def hidden_mean(v, weight, hidden_bias, top):
     levels = torch.arange(top + 1).double()
     return ((v @ weight + hidden_bias)[..., None] * levels).softmax(-1) @ levels
+
+# %%
+# wrong: the weights with the wrong sign
+# earns: 2
+# says: the sign of the weights is flipped
+def free_energy(v, weight, visible_bias, hidden_bias, top):
+    inputs = hidden_bias - v @ weight
+    return -v @ visible_bias - (inputs[..., None] * torch.arange(top + 1)).logsumexp(-1).sum(-1)
+
+def hidden_mean(v, weight, hidden_bias, top):
+    levels = torch.arange(top + 1).double()
+    return ((hidden_bias - v @ weight)[..., None] * levels).softmax(-1) @ levels
 
 # %%
 # wrong: L values instead of L + 1
@@ -1528,7 +1675,7 @@ def hidden_mean(v, weight, hidden_bias, top):
 
 # %%
 # wrong: a mean over hidden units
-# earns: 2
+# earns: 1
 # says: mean over hidden units
 def free_energy(v, weight, visible_bias, hidden_bias, top):
     inputs = v @ weight + hidden_bias
@@ -1553,7 +1700,7 @@ def hidden_mean(v, weight, hidden_bias, top):
 
 # %%
 # wrong: calls the library
-# earns: 2
+# earns: 1
 # says: switched off
 def free_energy(v, weight, visible_bias, hidden_bias, top):
     machine = RBM(weight.shape[0], weight.shape[1])
@@ -1579,8 +1726,8 @@ def hidden_mean(v, weight, hidden_bias, top):
 # ## Learning from damaged images (12 points)
 #
 # Some pixels of a training image are missing. Let $O$ be the pixels that were seen and $U$ the others, so
-# $\mathbf v=(\mathbf v_O,\mathbf v_U)$. You maximise $\log p_\theta(\mathbf v_O)$ of an RBM of bits. Which
-# pixels are missing does not depend on their values.
+# $\mathbf v=(\mathbf v_O,\mathbf v_U)$; they may differ from image to image. You maximise $\log
+# p_\theta(\mathbf v_O)$ of an RBM of bits. Which pixels are missing does not depend on any pixel's value.
 #
 # **(a)** (4 points) Write $s(\mathbf v,\mathbf h)=-\nabla_\theta E(\mathbf v,\mathbf h)$. Derive
 #
@@ -1590,7 +1737,7 @@ def hidden_mean(v, weight, hidden_bias, top):
 # Start with the sums, and say where each of the two terms comes from.
 #
 # **(b)** (4 points) Write out the derivative with respect to $W_{ij}$, for $i\in O$ and for $i\in U$. With
-# no pixel missing the positive phase is a formula. Why not here? Give a Gibbs sampler for it: what is
+# no pixel missing the positive phase is a formula. Why not in general? Give a Gibbs sampler for it: what is
 # drawn, given what, and what is never redrawn? What is the derivative with respect to $b_i$ if pixel $i$ is
 # missing from *every* image and all its weights $W_{ij}$ are zero?
 #
@@ -1690,9 +1837,9 @@ def hidden_mean(v, weight, hidden_bias, top):
 #   gradients.
 #
 # Return a pair: a scalar loss to **minimise**, and the chains after `n_steps` steps, which the caller hands
-# back to you for the next batch. The gradient of the loss must be minus the estimate of $\nabla_\theta$ of
-# the mean log-likelihood: positive minus negative phase. The value of the loss is not tested.
-# `course_lib`'s free energy and its contrastive divergence are switched off.
+# back to you for the next batch. The gradient of the loss must be *minus (positive phase minus negative
+# phase)*, that is, minus the estimate of the gradient of the mean log-likelihood. The value of the loss is
+# not tested. `course_lib`'s free energy and its contrastive divergence are switched off.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1722,7 +1869,7 @@ def pcd_loss(v, chains, gibbs_step, n_steps, weight, visible_bias, hidden_bias):
 # %%
 """ # BEGIN TEST CONFIG
 name: chains that stand still
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_still(pcd_loss):
     import torch
@@ -1783,7 +1930,7 @@ def test_chains(pcd_loss):
 # %%
 """ # BEGIN TEST CONFIG
 name: a smooth sampler
-points: 6
+points: 7
 hidden: true
 """ # END TEST CONFIG
 def test_smooth(pcd_loss):
@@ -1830,6 +1977,7 @@ def test_smooth(pcd_loss):
         "sums over the batch and over the chains are not comparable: take means":
             slope(free(v).sum() - free(x).sum()),
     }, show=False)
+    compare("the chains after the steps of a smooth sampler", seen[1], x.detach(), show=False)
 
 # %% [raw]
 # # END TESTS
@@ -1839,7 +1987,7 @@ def test_smooth(pcd_loss):
 
 # %%
 # wrong: gradients flow through the samples
-# earns: 6
+# earns: 5
 # says: gradients flow through the samples
 def pcd_loss(v, chains, gibbs_step, n_steps, weight, visible_bias, hidden_bias):
     for _ in range(n_steps):
@@ -1894,7 +2042,7 @@ def pcd_loss(v, chains, gibbs_step, n_steps, weight, visible_bias, hidden_bias):
 
 # %%
 # wrong: one step only
-# earns: 3
+# earns: 2
 # says: one step was made instead of n_steps
 def pcd_loss(v, chains, gibbs_step, n_steps, weight, visible_bias, hidden_bias):
     chains = gibbs_step(chains, weight, visible_bias, hidden_bias).detach()
@@ -1924,8 +2072,8 @@ def pcd_loss(v, chains, gibbs_step, n_steps, weight, visible_bias, hidden_bias):
 # %% [markdown]
 # ## Annealed importance sampling, there and back (12 points)
 #
-# Annealing needs no RBM: it needs unnormalised densities on a path and a step of a Markov chain for each.
-# Write
+# Annealing needs no RBM: it needs unnormalised densities $f_\beta$ on a path and a step of a Markov chain
+# for each. Let $Z_\beta=\sum_{\mathbf v}f_\beta(\mathbf v)$, $p_\beta=f_\beta/Z_\beta$ and $Z=Z_1$. Write
 #
 # - `forward_log_weights(v, betas, log_f, step)`: `v`, shape `(C, D)`, are samples at the beginning of the
 #   path. Return $\log w$, shape `(C,)`, with $\mathbb E[w]=Z/Z_0$;
@@ -1936,10 +2084,11 @@ def pcd_loss(v, chains, gibbs_step, n_steps, weight, visible_bias, hidden_bias):
 #
 # `betas`, shape `(K + 1,)`, increases from 0 to 1 **in both directions**: `betas[0]` is the easy end.
 # `log_f(v, beta)` returns $\log f_\beta(\mathbf v)$, shape `(C,)`. `step(v, beta)` returns `v` after one
-# step of a reversible chain that leaves $p_\beta$ invariant. Make one step for each ratio. Steps and ratios
-# may stand in any order for which the two expectations are exact; a last step that influences no weight may
-# be left out. $Z_0$ belongs to $\beta=0$. The steps in the tests are not random, so that each order gives
-# other numbers. `course_lib`'s annealing is switched off.
+# step of a reversible chain that leaves $p_\beta$ invariant. Both take `beta` as an element of `betas` or as
+# a float. Make one step for each ratio. Steps and ratios may stand in any order for which the two
+# expectations are exact; a last step that influences no weight may be left out. The steps in the tests are
+# not random and do not return bits, so that each order gives other numbers. `course_lib`'s annealing is
+# switched off.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1987,7 +2136,7 @@ def log_z_bracket(forward, reverse, log_z0):
 # %%
 """ # BEGIN TEST CONFIG
 name: forward, with steps that are not random
-points: 4
+points: 2
 """ # END TEST CONFIG
 def test_forward(forward_log_weights):
     import torch
@@ -2017,10 +2166,77 @@ def test_forward(forward_log_weights):
 # %%
 """ # BEGIN TEST CONFIG
 name: reverse, with steps that are not random
-points: 5
-hidden: true
+points: 1
 """ # END TEST CONFIG
 def test_reverse(reverse_log_weights):
+    import torch
+    from torch.nn import functional as F
+    from course_lib.answer_checks import bounded, compare
+    off = ["course_lib.annealed_importance_sampling._anneal"]
+    w, a, b = (torch.tensor(t, dtype=torch.float64) for t in {{AIS_THETA}})
+    v = torch.tensor({{AIS_STARTS}}, dtype=torch.float64)
+    betas = torch.tensor({{PATH}}, dtype=torch.float64)
+    def log_f(v, beta): return beta * (v @ a) + F.softplus(beta * (v @ w + b)).sum(-1)
+    def step(v, beta): return (beta * (v.roll(1, -1) @ w @ w.T + a) + v.roll(1, -1) + 0.3).sin()
+    right, also_right, late, early, inverse, ahead, plain, still = torch.tensor(
+        {{REVERSE_VALUES}}, dtype=torch.float64)
+    seen = bounded(reverse_log_weights, v, betas, log_f, step, without=off)
+    comparable = isinstance(seen, torch.Tensor) and seen.shape == right.shape
+    if comparable and torch.allclose(seen.detach().double(), also_right):
+        return
+    compare("reverse log-weights", seen, right, {
+        "moved with p_k after the ratio f_(k-1) / f_k, "
+        "which leaves the next ratio without a sample of p_(k-1)": late,
+        "the step before the ratio f_(k-1) / f_k must be one of p_k, not of p_(k-1)": early,
+        "the ratios are upside down: the easier over the harder": inverse,
+        "walked from the easy end, but exact samples belong to beta = 1": ahead,
+        "this is w': the logarithm is asked for": plain,
+        "the chains never moved: that is plain importance sampling": still,
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: forward, another path
+points: 2
+hidden: true
+""" # END TEST CONFIG
+def test_forward_hidden(forward_log_weights):
+    import torch
+    from torch.nn import functional as F
+    from course_lib.answer_checks import bounded, compare
+    off = ["course_lib.annealed_importance_sampling._anneal"]
+    noise = torch.Generator().manual_seed({{SEED}} + 8)
+    d, m = {{N_VISIBLE}} + 1, {{N_HIDDEN}}
+    w, a, b = (torch.randn(s, generator=noise).double() for s in [(d, m), (d,), (m,)])
+    v = torch.randint(2, ({{N_CHAINS}} + 1, d), generator=noise).double()
+    betas = torch.tensor([0.0, 0.15, 0.35, 0.7, 1.0]).double()
+    def log_f(v, beta): return beta * (v @ a) + F.softplus(beta * (v @ w + b)).sum(-1)
+    def step(v, beta): return (beta * (v.roll(1, -1) @ w @ w.T + a) + v.roll(1, -1) + 0.3).sin()
+    def walk(before=None, after=None):
+        x, total = v, torch.zeros(len(v)).double()
+        for pair in zip(betas[:-1], betas[1:]):
+            x = x if before is None else step(x, pair[before])
+            total = total + log_f(x, pair[1]) - log_f(x, pair[0])
+            x = x if after is None else step(x, pair[after])
+        return total
+    truth, also_right = walk(after=1), walk(before=0)
+    seen = bounded(forward_log_weights, v, betas, log_f, step, without=off)
+    comparable = isinstance(seen, torch.Tensor) and seen.shape == truth.shape
+    if comparable and torch.allclose(seen.detach().double(), also_right):
+        return
+    compare("forward log-weights on another path", seen, truth, {
+        "moved with p_k before the ratio f_k / f_(k-1) was taken": walk(before=1),
+        "the steps were made at the old temperature": walk(after=0),
+        "the ratios are upside down: new over old": -truth,
+    }, show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: reverse, another path
+points: 4
+hidden: true
+""" # END TEST CONFIG
+def test_reverse_hidden(reverse_log_weights):
     import torch
     from torch.nn import functional as F
     from course_lib.answer_checks import bounded, compare
@@ -2058,7 +2274,7 @@ def test_reverse(reverse_log_weights):
 # %%
 """ # BEGIN TEST CONFIG
 name: the bracket
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_bracket(log_z_bracket):
     import torch
@@ -2079,6 +2295,31 @@ def test_bracket(log_z_bracket):
         "the reverse weights were inverted before their mean was taken: that mean estimates nothing":
             inverted,
     }, rtol=1e-7)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the bracket, other numbers
+points: 1
+hidden: true
+""" # END TEST CONFIG
+def test_bracket_hidden(log_z_bracket):
+    import math
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 10)
+    forward = torch.randn({{N_CHAINS}} + 2, generator=noise).double() - 900
+    reverse = torch.randn({{N_CHAINS}}, generator=noise).double() + 903
+    seen = bounded(log_z_bracket, forward, reverse, 5.1)
+    if isinstance(seen, tuple | list):
+        assert len(seen) == 2, "expected a pair: the lower and the upper estimate"
+        seen = torch.stack([torch.as_tensor(x).double() for x in seen])
+    low = 5.1 + forward.logsumexp(0) - math.log(len(forward))
+    high = 5.1 - reverse.logsumexp(0) + math.log(len(reverse))
+    compare("lower and upper estimate of log Z, from other weights", seen, torch.stack([low, high]), {
+        "the mean of the logs is not the log of the mean":
+            torch.stack([5.1 + forward.mean(), 5.1 - reverse.mean()]),
+        "log Z0 is missing: the weights estimate a ratio": torch.stack([low, high]) - 5.1,
+    }, rtol=1e-7, show=False)
 
 # %% [raw]
 # # END TESTS
@@ -2252,7 +2493,7 @@ def log_z_bracket(forward, reverse, log_z0):
 # \ell_\gets=\log\frac{Z_0}Z-\mathbb E[\log w']=\mathrm{KL}(r\,\|\,q),$$
 #
 # forward and in reverse; $q$ and $r$ are the laws of the two paths. How do the losses fall with the number
-# $K$ of temperatures? Measure it. Write
+# $K$ of steps ($K+1$ temperatures)? Measure it. Write
 #
 # - `annealing_loss(rbm, temperatures, n_chains, generator)`: for each whole number $K$ in the list
 #   `temperatures`, run `n_chains` chains in each direction with equal steps, and return the estimates of
@@ -2260,7 +2501,8 @@ def log_z_bracket(forward, reverse, log_z0):
 #   `course_lib.rbm.RBM` so small that you can compute $\log Z$ exactly. Hand `generator` to everything that
 #   draws.
 # - `slopes(temperatures, losses)`: for each row the slope of the least-squares line through $\log\ell$
-#   against $\log K$, shape `(2,)`.
+#   against $\log K$, shape `(2,)`. (An estimate that noise has made negative has no logarithm: the slope is
+#   then NaN, and more chains help.)
 #
 # Here you **may** use the whole of `course_lib`. Look at what `AnnealedEstimate` holds, and find $\log Z_0$
 # in the first lines of its module. Take the visible bias of the machine for the base, as the library does
@@ -2272,7 +2514,7 @@ def log_z_bracket(forward, reverse, log_z0):
 
 # %%
 def annealing_loss(rbm, temperatures, n_chains, generator):
-    """The mean loss of a path, forward and in reverse, for each number of temperatures: shape (2, n)."""
+    """The mean loss of a path, forward and in reverse, for each number of steps: shape (2, n)."""
     # BEGIN SOLUTION
     log_z0 = F.softplus(rbm.visible_bias).sum() + rbm.n_hidden * torch.tensor(2.0).log()
     log_ratio = (rbm.log_partition() - log_z0).detach()
@@ -2327,7 +2569,7 @@ def test_slopes(slopes):
 # %%
 """ # BEGIN TEST CONFIG
 name: losses of two small machines
-points: 4
+points: 2
 """ # END TEST CONFIG
 def test_losses(annealing_loss):
     import torch
@@ -2364,8 +2606,29 @@ def test_losses(annealing_loss):
 
 # %%
 """ # BEGIN TEST CONFIG
+name: slopes of another power law
+points: 1
+hidden: true
+""" # END TEST CONFIG
+def test_slopes_hidden(slopes):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    noise = torch.Generator().manual_seed({{SEED}} + 12)
+    counts = [3, 7, 20, 41, 90]
+    k = torch.tensor(counts).double()
+    losses = torch.stack([4 * k**-0.8, 3 * k**-1.3]) * (1 + 0.2 * torch.rand(2, 5, generator=noise))
+    def line(x, y): return (y * (x - x.mean())).sum(-1) / (x - x.mean()).square().sum()
+    seen = bounded(slopes, counts, losses)
+    compare("the slopes of other losses", seen, line(k.log(), losses.log()), {
+        "the line goes through the losses themselves: take logarithms of both": line(k, losses),
+        "that is the slope between the first and the last point: fit a line through all":
+            (losses[:, -1] / losses[:, 0]).log() / (k[-1] / k[0]).log(),
+    }, show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
 name: the slope of the losses
-points: 4
+points: 5
 hidden: true
 """ # END TEST CONFIG
 def test_shape(annealing_loss):
@@ -2385,7 +2648,7 @@ def test_shape(annealing_loss):
     assert (seen > 0).all(), (
         "some losses are not positive, but a divergence is: signs, log Z0, the mean of the logs "
         "and exact samples are the usual causes")
-    assert (seen[:, -1] < seen[:, 0]).all(), "a loss grows with the number of temperatures"
+    assert (seen[:, -1] < seen[:, 0]).all(), "a loss grows with the number of steps"
     x = torch.tensor(temperatures).double().log()
     x = x - x.mean()
     slope = (seen.log() * x).sum(1) / x.square().sum()
@@ -2436,7 +2699,7 @@ def test_shape(annealing_loss):
 
 # %%
 # wrong: the log of the mean weight
-# earns: 2
+# earns: 3
 # says: was the log of the mean weight taken
 def annealing_loss(rbm, temperatures, n_chains, generator):
     columns = []
@@ -2455,7 +2718,7 @@ def slopes(temperatures, losses):
 
 # %%
 # wrong: log Z0 forgotten
-# earns: 2
+# earns: 3
 # says: log Z0 is missing
 def annealing_loss(rbm, temperatures, n_chains, generator):
     columns = []
@@ -2474,7 +2737,7 @@ def slopes(temperatures, losses):
 
 # %%
 # wrong: reverse chains start at noise
-# earns: 2
+# earns: 3
 # says: did not start at exact samples
 def annealing_loss(rbm, temperatures, n_chains, generator):
     log_z0 = F.softplus(rbm.visible_bias).sum() + rbm.n_hidden * torch.tensor(2.0).log()
@@ -2494,7 +2757,7 @@ def slopes(temperatures, losses):
 
 # %%
 # wrong: the sign of the reverse loss
-# earns: 2
+# earns: 3
 # says: the sign of the reverse loss is flipped
 def annealing_loss(rbm, temperatures, n_chains, generator):
     log_z0 = F.softplus(rbm.visible_bias).sum() + rbm.n_hidden * torch.tensor(2.0).log()
@@ -2514,7 +2777,7 @@ def slopes(temperatures, losses):
 
 # %%
 # wrong: a line through the losses instead of their logarithms
-# earns: 8
+# earns: 7
 # says: take logarithms of both
 def annealing_loss(rbm, temperatures, n_chains, generator):
     log_z0 = F.softplus(rbm.visible_bias).sum() + rbm.n_hidden * torch.tensor(2.0).log()
@@ -2550,27 +2813,34 @@ def slopes(temperatures, losses):
 # Measure with your functions of the last question, in a cell of your own:
 #
 # ```python
+# torch.manual_seed({{SEED}})
 # machine = RBM(8, 6)
 # torch.nn.init.normal_(machine.weight, std={{SPREAD}})
 # temperatures = [8, 16, 32, 64, 128]
 # losses = annealing_loss(machine, temperatures, 1000, torch.Generator().manual_seed({{SEED}}))
 # print(losses, slopes(temperatures, losses))
+# path, start = linear_schedule(32), machine.sample_exact(1000)
+# print("bracket", annealed_importance_sampling(machine, path, 1000).log_partition,
+#       reverse_annealed_importance_sampling(machine, start, path).log_partition)
 # ```
 #
 # Then answer in 80 to 200 words, with the numbers of your run:
 #
 # **(a)** (2 points) Which slopes did you measure, and why should they be near $-1$? (The exercise *Where to
-# put the temperatures* of chapter 2 has what you need.) Name one reason why yours is not exactly $-1$.
+# put the temperatures* of chapter 2 has what you need for the forward loss. Say what changes in reverse.)
+# Name one reason why yours is not exactly $-1$.
 #
-# **(b)** (2 points) The bracket from 1000 chains is much narrower than $\ell_\to+\ell_\gets$. Why? And what
-# is left of the bracket if the reverse chains start at test images instead of exact samples?
+# **(b)** (2 points) The last line prints the bracket of 1000 chains with 32 steps. It is much narrower than
+# $\ell_\to+\ell_\gets$ at $K=32$, and may even come out crossed, by noise. Why so narrow? And what is left
+# of the bracket if the reverse chains start at test images instead of exact samples?
 
 # %% [raw]
 # # BEGIN SOLUTION
 
 # %% [markdown]
-# **(a)** With 8 to 128 temperatures both slopes come out near $-1$, for instance $-1.0$ and $-0.9$. If the
-# chains keep up, a path loses $\sum_k\mathrm{KL}(p_{k-1}\,\|\,p_k)$. For small steps each term is about
+# **(a)** With 8 to 128 steps both slopes come out between about $-0.8$ and $-1.2$ (with some machines a
+# little outside). If the chains keep up, a path loses $\sum_k\mathrm{KL}(p_{k-1}\,\|\,p_k)$, and in reverse
+# $\sum_k\mathrm{KL}(p_k\,\|\,p_{k-1})$, which is the same to second order. For small steps each term is about
 # $\frac12\Delta^2\operatorname{Var}_\beta(\partial_\beta\log f_\beta)$; there are $K$ of them with
 # $\Delta=1/K$, so the sum is proportional to $1/K$. Deviations: the chains lag behind by a step, the
 # expansion holds for small steps only (at $K=8$ they are not small), and the means of 1000 chains are
@@ -2578,7 +2848,9 @@ def slopes(temperatures, losses):
 #
 # **(b)** The bracket uses the log of the mean weight, and the loss the mean of the logs. By Jensen's
 # inequality the former is closer to $\log Z$. For $n$ weights with relative variance $\rho$ its mean loss
-# is about $\rho/(2n)$ instead of about $\rho/2$. Started at test images, the reverse weights do not have
+# is about $\rho/(2n)$, while a single path loses about $\rho/2$ if $\rho$ is small. With 1000 chains this
+# is less than the noise of either estimate, about $\sqrt{\rho/n}$: so the two may be crossed. Their means
+# are bounds, a pair of estimates need not be. Started at test images, the reverse weights do not have
 # the mean $Z_0/Z$. The result is above or below $\log Z$, as it happens, and bounds nothing: only the
 # forward estimate is left.
 
@@ -2589,9 +2861,10 @@ def slopes(temperatures, losses):
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **(a) 2.** Own numbers, and $K$ terms of order $1/K^2$, 1; a reason for the deviation 1. **(b) 2.** Log of
-# the mean against mean of logs 1; exact samples are needed, without them no bound, 1. Shorter than 80
-# words: at most 3.
+# **(a) 2.** Own numbers (slopes from about $-0.7$ to $-1.3$ are honest), and $K$ terms of order $1/K^2$ in
+# both directions, 1; a reason for the deviation 1. **(b) 2.** Log of the mean against mean of logs 1; exact
+# samples are needed, without them no bound, 1. A bracket that came out crossed costs nothing. Shorter than
+# 80 words: at most 3.
 #
 # Typical wrong answers:
 #
@@ -2599,6 +2872,7 @@ def slopes(temperatures, losses):
 # - (a) slopes quoted from a neighbour or without a run: 0 of 2.
 # - (b) "More chains, less noise": 0 for the reason; the loss is a bias and does not shrink when logs are
 #   averaged.
+# - (b) "Crossed, so something is wrong": 0 for the reason; only the means of the two are ordered.
 # - (b) "From test images the upper bound becomes looser": 0; it is no bound at all.
 
 # %% [raw]
