@@ -110,7 +110,7 @@ for _ in range(4):
 
 # Question 8: by quadrature over the logistic noise; for each temperature one-sample spread, bias, mistakes.
 TEMPERATURES = [0.25, 0.5, 1.0]
-BIASES = []
+BIASES, SPREADS = [], []
 noise = torch.linspace(-40, 40, 40_001).double()
 density = torch.sigmoid(noise) * torch.sigmoid(-noise)
 pi = 1 / (1 + math.exp(-LOGIT))
@@ -132,7 +132,20 @@ for tau in TEMPERATURES:
         straight - exact,
         misplaced - exact,
         value - pi * (1 - TARGET) ** 2 - (1 - pi) * TARGET**2,
+        mean - (1 - 2 * TARGET),
+        mean + exact,
     ])
+    # The second column for 100,000 samples: right, mistakes, and five standard errors of its estimate.
+    variance, fourth = second - mean**2, float(torch.trapezoid(density * (soft - mean) ** 4, noise))
+    SPREADS.append([
+        math.sqrt(variance),
+        variance,
+        math.sqrt(variance / 100_000),
+        math.sqrt(second),
+        tau * math.sqrt(variance),
+        5 * math.sqrt((fourth - variance**2) / 100_000 / (4 * variance)),
+    ])
+
 # Question 1: to a standard normal, from log-variances or from a diagonal factor.
 def kl_of(m, s):
     return 0.5 * (m**2 + s**2 - 1).sum(-1) - s.log().sum(-1)
@@ -216,7 +229,7 @@ GRADIENTS = numbers(
 # %% [markdown]
 # # Problem set 2: the ELBO, EM and gradient estimators
 #
-# **Effort:** about 12 hours: two each for questions 3, 5 and 9, one each for the others; less if you did the
+# **Effort:** about 12 hours: two each for questions 3, 5 and 8, one each for the others; less if you did the
 # chapters' exercises. **100 points** in nine questions.
 #
 # **You need** chapter 4 (latent-variable models: Bayes' rule, linear Gaussian models, the naive estimate),
@@ -226,11 +239,13 @@ GRADIENTS = numbers(
 # **Data and machine.** Synthetic data and the 8×8 digits that come with scikit-learn. A laptop's processor or
 # a free Colab session is enough: everything runs in less than two minutes on one core, without a GPU.
 #
-# **How points are given.** Questions 3 and 9 are derivations, graded by hand against a rubric: steps count,
-# not only results. All others are graded by tests. You see some of them and can run them as often as you
-# like; the rest use other numbers, and are run when you hand in. Each test has its own points, so that a
-# partly right answer earns a part. A mistake in one question costs nothing in another: the tests bring their
-# own correct values.
+# **How points are given.** Questions 3 and 9 are derivations, graded by hand against a rubric, as is the
+# comment on question 8: steps count, not only results. All others are graded by tests. You see some of them
+# and can run them as often as you like. The rest are run when you hand in: they use other numbers, and also
+# try the traps that a question names. Each test has its own points, so that a partly right answer earns a
+# part. A mistake in one question costs nothing in another: the tests bring their own correct values. A call
+# of your function may take 10 seconds, and print 100,000 characters. Tests are in `float64`. What is marked
+# *for yourself* is not handed in.
 #
 # **Rules of the house.** All information quantities are in nats. Batch axes come first, in the order
 # (samples, batch, event). Where a question says *not allowed*, the functions named there are switched off
@@ -621,14 +636,17 @@ def kl_triangular(mean, factor):
 # $q_b=\mathcal N(\mathbf m_b,\mathbf S)$ with a full covariance $\mathbf S$ that all share. Write the
 # log-weights
 #
-# $$\log w_{kb}=\log p(\mathbf x_b\mid\mathbf z_{kb})+\log p(\mathbf z_{kb})-\log q_b(\mathbf z_{kb})$$
+# $$\begin{aligned}
+# \log w_{kb}&=\log p(\mathbf x_b\mid\mathbf z_{kb})\\
+# &\quad+\log p(\mathbf z_{kb})-\log q_b(\mathbf z_{kb})
+# \end{aligned}$$
 #
 # in nats, of samples that are given to you. Shapes: `x` $(B,D)$, `z` $(K,B,L)$, `mean` $(B,L)$, `cov`
 # $(L,L)$, `weight` $(D,L)$, `bias` $(D,)$ and `noise_var` $(D,)$, which holds the noise *variances*
 # $\boldsymbol\psi$. Result: $(K,B)$.
 #
-# Before you hand in, set $q$ to the exact posterior. What must all $K$ log-weights of one observation be
-# then? (This continues chapter 5, *The measuring instrument: PPCA*.)
+# For yourself: in the first public test $q$ is the exact posterior. What must all $K$ log-weights of one
+# observation be then? (This continues chapter 5, *The measuring instrument: PPCA*.)
 #
 # *Not allowed:* `course_lib`'s models and bounds.
 
@@ -821,20 +839,23 @@ def log_weights(x, z, mean, cov, weight, bias, noise_var):
 
 # %% [markdown]
 # **Question 3 (12 points, pencil and paper).** A model has a Gaussian posterior, $p(\mathbf z\mid\mathbf
-# x)=\mathcal N(\mathbf m,\boldsymbol\Lambda^{-1})$. Your $q$ has the right covariance and is off by a vector
-# $\boldsymbol\delta$: $q=\mathcal N(\mathbf m+\boldsymbol\delta,\boldsymbol\Lambda^{-1})$. Let
-# $w=p(\mathbf x,\mathbf z)/q(\mathbf z)$ with $\mathbf z\sim q$, and
-# $g=\frac12\boldsymbol\delta^\top\boldsymbol\Lambda\boldsymbol\delta$.
+# x)=\mathcal N(\mathbf m,\boldsymbol\Lambda^{-1})$ with the precision matrix $\boldsymbol\Lambda$. Your $q$
+# has the right covariance and is off by a vector $\boldsymbol\delta$: $q=\mathcal N(\mathbf
+# m+\boldsymbol\delta,\boldsymbol\Lambda^{-1})$. Let $w=p(\mathbf x,\mathbf z)/q(\mathbf z)$ with $\mathbf
+# z\sim q$, and $g=\frac12\boldsymbol\delta^\top\boldsymbol\Lambda\boldsymbol\delta\ge0$.
 #
-# 1. Derive $\log p(\mathbf x)=\mathbb E_q[\log w]+\mathrm{KL}(q\,\|\,p(\mathbf z\mid\mathbf x))$ for *any*
-#    $q$, without Jensen's inequality. When is the first term equal to the left side? *(3 points)*
+# 1. Derive, for *any* density $q$ for which the two terms exist and without Jensen's inequality,
+#
+#    $$\log p(\mathbf x)=\mathbb E_q[\log w]+\mathrm{KL}(q\,\|\,p(\mathbf z\mid\mathbf x)) .$$
+#
+#    When is the first term equal to the left side? *(3 points)*
 # 2. For the shifted $q$ show that $\log w$ has exactly a normal distribution, with mean
 #    $\log p(\mathbf x)-g$ and variance $2g$. *(4 points)*
 # 3. Conclude that $\mathbb E_q[w]=p(\mathbf x)$, as it must be, and that the relative variance
 #    $\operatorname{Var}[w]/p(\mathbf x)^2$ is $e^{2g}-1$. *(3 points)*
 # 4. Let $g={{GAP}}$ nats. How many samples give a standard error of 0.05 nats for the mean of $\log w$, and
 #    how many a relative standard error of 0.05 for the mean of $w$? Which of the two averages tends to the
-#    evidence (or its logarithm) as their number grows? *(2 points)*
+#    evidence (or its logarithm) as the number of samples grows? *(2 points)*
 #
 # (This continues the exercise *Counting the noise* of chapter 5, and the price of a guess in chapter 4.)
 
@@ -875,8 +896,10 @@ def log_weights(x, z, mean, cov, weight, bias, noise_var):
 # **3.** If $Y\sim\mathcal N(\mu,v)$ then $\mathbb E[e^{Y}]=e^{\mu+v/2}$ and $\mathbb E[e^{2Y}]=e^{2\mu+2v}$.
 # With $\mu=\log p(\mathbf x)-g$ and $v=2g$,
 #
-# $$\mathbb E_q[w]=p(\mathbf x)\,e^{-g+g}=p(\mathbf x),\qquad
-# \mathbb E_q[w^2]=p(\mathbf x)^2\,e^{-2g+4g}=p(\mathbf x)^2\,e^{2g} ,$$
+# $$\begin{aligned}
+# \mathbb E_q[w]&=p(\mathbf x)\,e^{-g+g}=p(\mathbf x),\\
+# \mathbb E_q[w^2]&=p(\mathbf x)^2\,e^{-2g+4g}=p(\mathbf x)^2\,e^{2g} ,
+# \end{aligned}$$
 #
 # so $\operatorname{Var}[w]/p(\mathbf x)^2=e^{2g}-1$. (Three numbers that look
 # unrelated are one: the gap of the bound, half the variance of the log-weights, and half of $\log(1+V)$ with
@@ -932,7 +955,7 @@ def log_weights(x, z, mean, cov, weight, bias, noise_var):
 # %% [markdown]
 # **Question 4 (11 points).** A number without an error bar is half an answer. You are given
 # $\log p(\mathbf x_b\mid\mathbf z_{kb})$ of $K$ draws from the prior for each of $B$ observations, shape
-# $(K,B)$. Return a pair of tensors of shape $(B,)$, both in nats:
+# $(K,B)$. Return a tuple of two tensors of shape $(B,)$, both in nats:
 #
 # - the naive estimate $\log\hat p_K(\mathbf x_b)$, the logarithm of the mean likelihood;
 # - its standard error by the delta method, $\dfrac{s_b}{\bar w_b\sqrt K}$, where $\bar w_b$ is the mean of
@@ -941,7 +964,7 @@ def log_weights(x, z, mean, cov, weight, bias, noise_var):
 # Log-likelihoods of images are near $-10^3$ nats, where every likelihood is zero in double precision. Your
 # answer must not mind. (This continues chapter 4, *Guessing causes*.)
 #
-# *Not allowed:* `course_lib`'s `log_mean_exp` and `naive_log_likelihood`. `torch.logsumexp` is.
+# *Not allowed:* `course_lib`'s `log_mean_exp` and `naive_log_likelihood`. `torch.logsumexp` is allowed.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -975,7 +998,7 @@ def test_estimate(naive_evidence):
     right, logs, total, plain, added = torch.tensor({{GUESS_VALUES}}, dtype=torch.float64)
     off = ["course_lib.distributions.log_mean_exp", "course_lib.bounds.naive_log_likelihood"]
     seen = bounded(naive_evidence, torch.tensor({{GUESSES}}, dtype=torch.float64), without=off)
-    assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: estimate and standard error"
+    assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a tuple: estimate, standard error"
     compare("log p̂", seen[0], right, {
         "this is the mean of the logs, asked is the log of the mean": logs,
         "this is the log of the sum: log K is to be subtracted": total,
@@ -998,7 +1021,7 @@ def test_far(naive_evidence):
     logs = -1500 + 20 * torch.randn(k, n, generator=noise).double()
     off = ["course_lib.distributions.log_mean_exp", "course_lib.bounds.naive_log_likelihood"]
     seen = bounded(naive_evidence, logs, without=off)
-    assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: estimate and standard error"
+    assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a tuple: estimate, standard error"
     top = logs.amax(0)
     truth = top + (logs - top).exp().mean(0).log()
     compare("log p̂ near −1,500 nats", seen[0], truth, {
@@ -1022,7 +1045,7 @@ def test_error(naive_evidence):
     logs = -3 + torch.randn(k, n, generator=noise).double()
     off = ["course_lib.distributions.log_mean_exp", "course_lib.bounds.naive_log_likelihood"]
     seen = bounded(naive_evidence, logs, without=off)
-    assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a pair: estimate and standard error"
+    assert isinstance(seen, tuple | list) and len(seen) == 2, "expected a tuple: estimate, standard error"
     w = logs.exp()
     truth = w.std(0) / w.mean(0) / math.sqrt(k)
     compare("the standard error of log p̂", seen[1], truth, {
@@ -1135,7 +1158,7 @@ def naive_evidence(log_likelihoods):
 #
 # $$p(\mathbf x)=\sum_{c=1}^C\pi_c\,\mathcal N(\mathbf x;\boldsymbol\mu_c,\operatorname{diag}\mathbf v) .$$
 #
-# First derive the M-step on paper: what maximises $Q$ in $\mathbf v$? Then write one round of EM. Arguments:
+# For yourself, on paper: what maximises $Q$ in $\mathbf v$? Then write one round of EM. Arguments:
 # `x` of shape $(N,D)$, `weights` $(C,)$, `means` $(C,D)$, `variances` $(D,)$. Return a tuple of four:
 #
 # 1. the log-likelihood of all observations *at the old parameters*, $\sum_n\log p(\mathbf x_n)$, a scalar in
@@ -1145,7 +1168,7 @@ def naive_evidence(log_likelihoods):
 # 4. the new variances, shape $(D,)$, around the *new* means.
 #
 # An observation may be so far from every component that all densities are zero in double precision. It still
-# has responsibilities.
+# has responsibilities. A component without any, $N_c=0$, does not occur.
 #
 # *Not allowed:* `course_lib`'s mixtures.
 
@@ -1469,7 +1492,7 @@ def em_round_tied(x, weights, means, variances):
 #
 # $$p(\mathbf x)=\sum_{c=1}^C\pi_c\,\mathcal N(\mathbf x;\boldsymbol\mu_c,v_c\,\mathbf I) .$$
 #
-# First derive the M-step on paper: what maximises $Q$ in $v_c$? Then write one round of EM. Arguments: `x` of
+# For yourself, on paper: what maximises $Q$ in $v_c$? Then write one round of EM. Arguments: `x` of
 # shape $(N,D)$, `weights` $(C,)$, `means` $(C,D)$, `variances` $(C,)$. Return a tuple of four:
 #
 # 1. the log-likelihood of all observations *at the old parameters*, $\sum_n\log p(\mathbf x_n)$, a scalar in
@@ -1479,7 +1502,7 @@ def em_round_tied(x, weights, means, variances):
 # 4. the new variances, shape $(C,)$, around the *new* means.
 #
 # An observation may be so far from every component that all densities are zero in double precision. It still
-# has responsibilities.
+# has responsibilities. A component without any, $N_c=0$, does not occur.
 #
 # *Not allowed:* `course_lib`'s mixtures.
 
@@ -1777,14 +1800,14 @@ def em_round_spherical(x, weights, means, variances):
 # %% [markdown]
 # **Question 6 (10 points, experiment).** Why can the likelihood not fall? In each round
 #
-# $$\ell(\theta)=\mathcal L(q,\theta)\ \le\ \mathcal L(q,\theta')\ \le\ \ell(\theta') ,\qquad
-# q_n=p_\theta(z\mid\mathbf x_n) ,$$
+# $$\ell(\theta)=\mathcal L(q,\theta)\ \le\ \mathcal L(q,\theta')\ \le\ \ell(\theta') ,$$
 #
-# where $\ell=\sum_n\log p(\mathbf x_n)$ and $\mathcal L$ is the bound, summed over the observations. Measure
-# all three for any mixture. Arguments:
+# where $q_n=p_\theta(z\mid\mathbf x_n)$, $\ell=\sum_n\log p(\mathbf x_n)$ and $\mathcal L$ is the bound,
+# summed over the observations. Measure all three for any mixture. Arguments:
 #
 # - `x`, shape $(N,D)$, and `parameters`, a tuple of tensors: the start;
-# - `log_joint`, a function: `log_joint(x, *parameters)` returns $\log p(\mathbf x_n,z=c)$, shape $(N,C)$;
+# - `log_joint`, a function: `log_joint(x, *parameters)` returns $\log p(\mathbf x_n,z=c)$, finite numbers of
+#   shape $(N,C)$;
 # - `m_step`, a function: `m_step(x, r)` returns new parameters, a tuple, for responsibilities of shape
 #   $(N,C)$;
 # - `n_rounds`, how many rounds to run.
@@ -1793,9 +1816,9 @@ def em_round_spherical(x, weights, means, variances):
 # $\mathcal L(q,\theta')$ after its M-step with the $q$ of *its* E-step, and $\ell(\theta')$. Some
 # responsibilities may be zero in double precision; $0\log0=0$.
 #
-# The tests bring a mixture of their own, and run yours on the digits, too. Plot your table for the mixture of
-# question 5 before you hand in: the second number minus the first is what the M-step gains, the third minus
-# the second is the gap that it opens. (This continues chapter 6, *Why the likelihood cannot fall*.)
+# The tests bring mixtures of their own, one of them on the digits. The second number minus the first is what
+# the M-step gains, the third minus the second is the gap that it opens. (This continues chapter 6, *Why the
+# likelihood cannot fall*.)
 #
 # *Not allowed:* `course_lib`'s mixtures and `fit_em`.
 
@@ -1847,7 +1870,7 @@ def test_rounds(em_sandwich):
     n, start = len(x), (share, chance)
     off = ["course_lib.em.fit_em", "course_lib.gaussian_mixture.GaussianMixture.e_step"]
     seen = bounded(em_sandwich, x, start, log_joint, m_step, 4, without=off)
-    assert isinstance(seen, torch.Tensor), "the table: expected a tensor; not answered yet?"
+    assert isinstance(seen, torch.Tensor), "the table: expected one tensor (no list); not answered yet?"
     compare("the table", torch.zeros_like(seen), torch.zeros(4, 3))
     compare("ℓ before each round", seen[:, 0], truth[:, 0], {
         "they are sums over the observations, you took means": truth[:, 0] / n,
@@ -1895,7 +1918,7 @@ def test_digits(em_sandwich):
         bound = (r * after).sum() - torch.xlogy(r, r).sum()
         rows.append(torch.stack([joint.logsumexp(1).sum(), bound, after.logsumexp(1).sum()]))
     truth = torch.stack(rows)
-    assert isinstance(seen, torch.Tensor), "the table on the digits: expected a tensor; not answered yet?"
+    assert isinstance(seen, torch.Tensor), "on the digits: expected one tensor (no list); not answered yet?"
     compare("the table on the digits", torch.zeros_like(seen), torch.zeros(6, 3))
     assert torch.as_tensor(seen).isfinite().all(), (
         "the table on the digits holds NaN or infinite values: "
@@ -2051,8 +2074,12 @@ def em_sandwich(x, parameters, log_joint, m_step, n_rounds):
 # graph to $\phi$; the samples themselves do not. Return a *surrogate* of shape $(B,)$:
 #
 # - its value is $\frac1K\sum_kf_\phi(\mathbf z_{kb})$;
-# - its gradient is $\frac1K\sum_k\bigl[(f_{kb}-\beta_{kb})\nabla_\phi\log q_\phi(\mathbf z_{kb})+\nabla_\phi
-#   f_\phi(\mathbf z_{kb})\bigr]$ with $\beta_{kb}=\frac1{K-1}\sum_{j\ne k}f_{jb}$.
+# - its gradient, with $\beta_{kb}=\frac1{K-1}\sum_{j\ne k}f_{jb}$, is
+#
+#   $$\begin{aligned}
+#   \frac1K\sum_k\bigl[&(f_{kb}-\beta_{kb})\nabla_\phi\log q_\phi(\mathbf z_{kb})\\
+#   &+\nabla_\phi f_\phi(\mathbf z_{kb})\bigr] .
+#   \end{aligned}$$
 #
 # No loops over samples are needed. (This continues chapter 7, *Leave one out*, and the exercise *One bit*.)
 #
@@ -2297,21 +2324,21 @@ def loo_surrogate(f, log_q):
 # %% [markdown]
 # **Question 8 (10 points, experiment).** Temperature buys variance with bias. Two classes have logits
 # $(\ell,0)$, so class one has the probability $\operatorname{sigmoid}(\ell)$, and the integrand is
-# $f(y)=(y-t)^2$ of the indicator $y$ of class one. Its exact gradient $\frac{\mathrm d}{\mathrm d\ell}\mathbb
-# E[f]$ takes one line: enumerate. The Gumbel-softmax estimator with temperature $\tau$ is
+# $f(y)=(y-y^\star)^2$ of the indicator $y$ of class one, with a target $y^\star$. Its exact gradient
+# $\frac{\mathrm d}{\mathrm d\ell}\mathbb E[f]$ takes one line: enumerate. The Gumbel-softmax estimator with
+# temperature $\tau$ is
 #
-# $$\hat g_\tau=\frac{\mathrm d}{\mathrm d\ell}f(y_\tau),\qquad
-# y_\tau=\operatorname{sigmoid}\Bigl(\frac{\ell+G_1-G_2}\tau\Bigr),\qquad
-# G_1,G_2\ \text{independent standard Gumbel.}$$
+# $$\begin{aligned}
+# \hat g_\tau&=\frac{\mathrm d}{\mathrm d\ell}f(y_\tau),\\
+# y_\tau&=\operatorname{sigmoid}\Bigl(\frac{\ell+G_1-G_2}\tau\Bigr)
+# \end{aligned}$$
+#
+# and independent standard Gumbel variables $G_1$ and $G_2$.
 #
 # For each temperature of a list draw `n_samples` single-sample estimates. Return a tensor of shape
 # `(len(temperatures), 2)`: in the first column the *signed* bias of the gradient, mean minus exact value; in
 # the second the standard deviation *of one sample's estimate*. Take all random numbers from `generator`, a
-# `torch.Generator`.
-#
-# Then run it with $\ell={{LOGIT}}$, $t={{TARGET}}$, $10^6$ samples and temperatures from 0.02 to 2, and plot
-# both columns (the bias by its size) on logarithmic axes: you will need the picture in
-# question 9. (This continues chapter 7, *How biased, how noisy?*)
+# `torch.Generator`. (This continues chapter 7, *How biased, how noisy?*)
 #
 # *Not allowed:* `course_lib`'s estimators and `estimate_gradients`.
 
@@ -2321,7 +2348,7 @@ def loo_surrogate(f, log_q):
 
 # %%
 def temperature_trade_off(logit, target, temperatures, n_samples, generator):
-    """Signed bias and one-sample standard deviation of d/dℓ (y − t)² at each temperature, shape (T, 2)."""
+    """Signed bias and one-sample standard deviation of d/dℓ (y − y*)² at each temperature, shape (T, 2)."""
     # BEGIN SOLUTION
     probability = 1 / (1 + math.exp(-logit))
     exact = probability * (1 - probability) * ((1 - target) ** 2 - target**2)
@@ -2354,12 +2381,13 @@ def test_bias(temperature_trade_off):
     off = ["course_lib.gradient_estimators.gumbel_softmax", "course_lib.gradient_samples.estimate_gradients"]
     noise = torch.Generator().manual_seed({{SEED}} + 81)
     seen = bounded(temperature_trade_off, logit, t, taus, n, noise, without=off)
-    assert isinstance(seen, torch.Tensor), "the table: expected a tensor; not answered yet?"
+    assert isinstance(seen, torch.Tensor), "the table: expected one tensor (no list); not answered yet?"
     compare("the table", torch.zeros_like(seen), torch.zeros(3, 2))
     assert not (seen[:, 1].abs() < 1e-9).any(), (
-        "the estimates do not vary: the two Gumbel variables are independent, draw two")
+        "the second column is zero. Is it not filled in yet? If it is, your estimates do not vary: "
+        "the two Gumbel variables are independent, draw two")
     for i, numbers in enumerate({{BIASES}}):
-        spread, bias, flipped, mean, inner, straight, late, value = numbers
+        spread, bias, flipped, mean, inner, straight, late, value, flat, added = numbers
         compare(f"the bias at temperature {taus[i]}", seen[i, 0], torch.tensor(bias), {
             "this is exact minus mean: the sign is flipped": flipped,
             "this is the mean of the estimates: the exact gradient is not subtracted": mean,
@@ -2367,12 +2395,36 @@ def test_bias(temperature_trade_off):
             "this is the straight-through estimator: f′ is taken at the hard sample": straight,
             "the temperature divides the logit only: it divides the noise, too": late,
             "this is the bias of the value: asked is that of the gradient": value,
+            "the exact gradient lacks the derivative of the class's probability": flat,
+            "the exact gradient is added, not subtracted": added,
         }, rtol=0, atol=5 * spread / n**0.5, show=False)
 
 # %%
 """ # BEGIN TEST CONFIG
 name: standard deviation
-points: 3
+points: 1
+""" # END TEST CONFIG
+def test_spread(temperature_trade_off):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    logit, t, taus, n = {{LOGIT}}, {{TARGET}}, {{TEMPERATURES}}, 100_000
+    off = ["course_lib.gradient_estimators.gumbel_softmax", "course_lib.gradient_samples.estimate_gradients"]
+    noise = torch.Generator().manual_seed({{SEED}} + 85)
+    seen = bounded(temperature_trade_off, logit, t, taus, n, noise, without=off)
+    assert isinstance(seen, torch.Tensor), "the table: expected one tensor (no list); not answered yet?"
+    compare("the table", torch.zeros_like(seen), torch.zeros(3, 2))
+    for i, (right, square, error, root, inner, tolerance) in enumerate({{SPREADS}}):
+        compare(f"the standard deviation at temperature {taus[i]}", seen[i, 1], torch.tensor(right), {
+            "this is a variance: the square root is missing": square,
+            "this is the standard error of the mean: asked is the spread of one sample": error,
+            "this is the root of the mean square: the mean is not subtracted": root,
+            "the inner derivative 1/τ is missing": inner,
+        }, rtol=0, atol=tolerance, show=False)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: standard deviation, other numbers
+points: 2
 hidden: true
 """ # END TEST CONFIG
 def test_std(temperature_trade_off):
@@ -2382,7 +2434,7 @@ def test_std(temperature_trade_off):
     off = ["course_lib.gradient_estimators.gumbel_softmax", "course_lib.gradient_samples.estimate_gradients"]
     noise = torch.Generator().manual_seed({{SEED}} + 82)
     seen = bounded(temperature_trade_off, logit, t, taus, n, noise, without=off)
-    assert isinstance(seen, torch.Tensor), "the table: expected a tensor; not answered yet?"
+    assert isinstance(seen, torch.Tensor), "the table: expected one tensor (no list); not answered yet?"
     compare("the table", torch.zeros_like(seen), torch.zeros(2, 2))
     a = torch.linspace(-40, 40, 20_001).double()
     rho = torch.sigmoid(a) * torch.sigmoid(-a)
@@ -2415,7 +2467,7 @@ def test_shape(temperature_trade_off):
     off = ["course_lib.gradient_estimators.gumbel_softmax", "course_lib.gradient_samples.estimate_gradients"]
     noise = torch.Generator().manual_seed({{SEED}} + 83)
     seen = bounded(temperature_trade_off, {{LOGIT}}, {{TARGET}}, taus, n, noise, without=off)
-    assert isinstance(seen, torch.Tensor), "the table: expected a tensor; not answered yet?"
+    assert isinstance(seen, torch.Tensor), "the table: expected one tensor (no list); not answered yet?"
     compare("the table", torch.zeros_like(seen), torch.zeros(2, 2))
     assert torch.as_tensor(seen).isfinite().all() and (seen[:, 1] > 0).all(), (
         "at low temperature your table holds NaN, infinite values or no noise at all")
@@ -2440,7 +2492,7 @@ def test_other_bias(temperature_trade_off):
     off = ["course_lib.gradient_estimators.gumbel_softmax", "course_lib.gradient_samples.estimate_gradients"]
     noise = torch.Generator().manual_seed({{SEED}} + 84)
     seen = bounded(temperature_trade_off, logit, t, taus, n, noise, without=off)
-    assert isinstance(seen, torch.Tensor), "the table: expected a tensor; not answered yet?"
+    assert isinstance(seen, torch.Tensor), "the table: expected one tensor (no list); not answered yet?"
     compare("the table", torch.zeros_like(seen), torch.zeros(2, 2))
     a = torch.linspace(-40, 40, 20_001).double()
     rho = torch.sigmoid(a) * torch.sigmoid(-a)
@@ -2453,6 +2505,8 @@ def test_other_bias(temperature_trade_off):
         compare(f"the bias at temperature {tau}", seen[i, 0], mean - exact, {
             "this is exact minus mean: the sign is flipped": exact - mean,
             "this is the mean of the estimates: the exact gradient is not subtracted": mean,
+            "the exact gradient lacks the derivative of the class's probability": mean - (1 - 2 * t),
+            "the exact gradient is added, not subtracted": mean + exact,
         }, rtol=0, atol=5 * float((second - mean**2) / n) ** 0.5, show=False)
 
 # %% [raw]
@@ -2545,6 +2599,34 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
     return torch.stack(rows)
 
 # %%
+# wrong: the exact gradient without p(1 − p)
+# earns: 3
+# says: lacks the derivative
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g[0] - g[1]) / tau)
+        gradient = 2 * (y - target) * y * (1 - y) / tau
+        rows.append(torch.stack([gradient.mean() - (1 - 2 * target), gradient.std()]))
+    return torch.stack(rows)
+
+# %%
+# wrong: the exact gradient added
+# earns: 3
+# says: is added, not subtracted
+def temperature_trade_off(logit, target, temperatures, n_samples, generator):
+    s = 1 / (1 + math.exp(-logit))
+    rows = []
+    for tau in temperatures:
+        g = -torch.log(-torch.log(torch.rand(2, n_samples, generator=generator, dtype=torch.float64)))
+        y = torch.sigmoid((logit + g[0] - g[1]) / tau)
+        gradient = 2 * (y - target) * y * (1 - y) / tau
+        rows.append(torch.stack([gradient.mean() + s * (1 - s) * (1 - 2 * target), gradient.std()]))
+    return torch.stack(rows)
+
+# %%
 # wrong: standard error of the mean
 # earns: 7
 # says: standard error of the mean
@@ -2619,26 +2701,111 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
 
 # %% [raw]
 # # BEGIN QUESTION
-# name: which_estimator
-# points: 12
+# name: temperature_comment
+# points: 4
 # manual: true
 
 # %% [markdown]
-# **Question 9 (12 points, pencil and paper, and a comment).** Let $z\sim\mathcal N(\mu,\sigma^2)$ and
+# **Question 8, continued: what you saw (4 points, by hand).** Run your function with $\ell={{LOGIT}}$,
+# $y^\star={{TARGET}}$, $10^6$ samples and at least twelve temperatures from 0.02 to 5, evenly spread on a
+# logarithmic scale. In the code cell draw three curves against $\tau$, on logarithmic axes: the size of the
+# bias, its standard error, and the standard deviation *(1 point)*. Then comment, in 60 to 150 words
+# *(3 points)*:
+#
+# - How do bias and standard deviation depend on the temperature at its low end? From which temperature on is
+#   the bias seen, that is, larger than twice its standard error?
+# - Which temperature has the smallest root mean square error when you use one sample, and which when you
+#   average $10^4$ samples? Why do they differ?
+# - When would you use the estimator of question 7 instead?
+
+# %% [raw]
+# # BEGIN SOLUTION
+
+# %% [markdown]
+# At low temperature the bias falls in proportion to $\tau$ (for this $f$ it is $\tau\rho'(-\ell)$ to first
+# order, $\rho$ the logistic density, whatever $y^\star$ is), and the standard deviation grows like
+# $\tau^{-1/2}$. The standard error is a thousandth of the latter, about 0.001 at $\tau=0.02$, where the bias
+# is about $-0.002$ and lost in it. From about $\tau=0.04$ on it stands clear of the noise, and only there can
+# its power be read off.
+#
+# The mean square error of an average of $n$ samples is $\text{bias}^2+\text{variance}/n$. With one sample the
+# variance dominates, and a high temperature is best, near 2. With $10^4$ samples the variance is divided by
+# $10^4$, the bias is not, and the best temperature moves to a few hundredths, about 0.05. No number of
+# samples repairs a bias at fixed $\tau$.
+#
+# Leave-one-out is unbiased, has no temperature to tune, and needs no derivative of $f$ and no $f$ between the
+# classes: use it when samples are plentiful and $f$ is cheap, when $f$ accepts real choices only, or when
+# gradients must be right in the long run. (With two classes, enumerate.)
+
+# %%
+# BEGIN SOLUTION
+import matplotlib.pyplot as plt
+
+temperatures = torch.logspace(math.log10(0.02), math.log10(5), 15).tolist()
+generator = torch.Generator().manual_seed({{SEED}})
+bias, spread = temperature_trade_off({{LOGIT}}, {{TARGET}}, temperatures, 10**6, generator).T
+plt.loglog(temperatures, bias.abs(), "o-", label="size of the bias")
+plt.loglog(temperatures, spread / 1000, ":", label="its standard error")
+plt.loglog(temperatures, spread, "s-", label="standard deviation of one sample")
+plt.xlabel("temperature τ")
+plt.ylabel("gradient in ℓ")
+plt.legend()
+plt.show()
+for n in (1, 10**4):
+    error = (bias**2 + spread**2 / n).sqrt()
+    print(f"{n} samples: smallest error {error.min():.4f} at {temperatures[error.argmin()]:.3f}")
+# END SOLUTION
+
+# %% [raw]
+# # END SOLUTION
+
+# %% [raw]
+# # BEGIN RUBRIC
+
+# %% [markdown]
+# **Points.** *Picture (1):* three curves from the student's own run, on logarithmic axes, half a point for
+# two. *Comment (3):* both powers of $\tau$, read off where the bias is seen, or derived, and from where it is
+# seen (1, half for one of the two); the two best temperatures with the reason,
+# $\text{bias}^2+\text{variance}/n$ (1); a sound reason for or against leave-one-out (1).
+# Temperatures count as right if they fit the student's own table.
+#
+# **Typical wrong answers.**
+#
+# - "At low temperature the bias levels off": noise taken for bias, below its standard error: half a point
+#   off.
+# - Reports the variance's slope $-1$ as that of the standard deviation: half a point off.
+# - "More samples remove the bias": at most 1 of 3. "Lower is always better" without the noise: at most 1 of
+#   3.
+# - One sample's best temperature at the edge of the range, "the higher the better": half a point off; the
+#   bias catches up.
+# - Fewer than 60 words, or a text that fits any picture (no number from the student's own run): at most 2 of
+#   3.
+
+# %% [raw]
+# # END RUBRIC
+
+# %% [raw]
+# # END QUESTION
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: which_estimator
+# points: 8
+# manual: true
+
+# %% [markdown]
+# **Question 9 (8 points, pencil and paper).** Let $z\sim\mathcal N(\mu,\sigma^2)$ and
 # $f(z)=e^{az}$ with $a\ne0$. Write $t=a^2\sigma^2$ and $m=\mathbb E[f(z)]$. All gradients are in $\mu$, with
 # one sample. You may use that $\mathbb E[e^{c\varepsilon}]=e^{c^2/2}$ for a standard normal $\varepsilon$,
 # and its derivatives in $c$.
 #
 # 1. Compute $m$ and the exact gradient. Show that the pathwise estimator is unbiased and has the variance
-#    $\frac{m^2}{\sigma^2}\,t\,(e^t-1)$. *(3 points)*
+#    $\frac{m^2}{\sigma^2}\,t\,(e^t-1)$. *(2 points)*
 # 2. Show that the score-function estimator $(f(z)-b)\,\frac{z-\mu}{\sigma^2}$ is unbiased for every constant
-#    $b$; find the best $b$, and the variances for $b=0$ and for the best $b$. *(4 points)*
-# 3. Divide both by the pathwise variance. To what do the two ratios tend as $t\to0$, and as $t\to\infty$?
-#    What are they for $a={{RATE}}$ and $\sigma={{SIGMA}}$? *(2 points)*
-# 4. **Comment on your experiment of question 8**, in 60 to 150 words: how do bias and standard deviation
-#    depend on the temperature at its low end? Which temperature has the smallest root mean square error when
-#    you average one sample, and which when you average $10^4$ samples, and why do they differ? When would you
-#    use the estimator of question 7 instead? *(3 points)*
+#    $b$; find the $b$ of smallest variance, and the variances for $b=0$ and for this $b$. *(4 points)*
+# 3. Divide both variances by that of the pathwise estimator. What is the leading term of each ratio as
+#    $t\to0$ (a number times a power of $t$), and to what does it tend as $t\to\infty$? What are they for
+#    $a={{RATE}}$ and $\sigma={{SIGMA}}$? *(2 points)*
 #
 # (This continues chapter 7, the propositions on variances and the exercise *At the optimum*.)
 
@@ -2661,28 +2828,23 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
 # moment $\mathbb E[f^2s^2]-2b\,\mathbb E[fs^2]+b^2\,\mathbb E[s^2]$ is smallest for $b^\star=m\,(1+t)$. Since
 # $(a\,m)^2=\frac{m^2}{\sigma^2}t$,
 #
-# $$\operatorname{Var}_{b=0}=\frac{m^2}{\sigma^2}\bigl[(1+4t)e^t-t\bigr],\qquad
-# \operatorname{Var}_{b^\star}=\frac{m^2}{\sigma^2}\bigl[(1+4t)e^t-(1+t)^2-t\bigr] .$$
+# $$\begin{aligned}
+# \operatorname{Var}_{b=0}&=\tfrac{m^2}{\sigma^2}\bigl[(1+4t)e^t-t\bigr],\\
+# \operatorname{Var}_{b^\star}&=\tfrac{m^2}{\sigma^2}\bigl[(1+4t)e^t-(1+t)^2-t\bigr] .
+# \end{aligned}$$
 #
 # **3.** The ratios are
 #
-# $$\frac{(1+4t)e^t-t}{t(e^t-1)}\quad(b=0),\qquad\frac{(1+4t)e^t-(1+t)^2-t}{t(e^t-1)}\quad(b=b^\star) .$$
+# $$\begin{aligned}
+# &\frac{(1+4t)e^t-t}{t(e^t-1)}&&(b=0),\\
+# &\frac{(1+4t)e^t-(1+t)^2-t}{t(e^t-1)}&&(b=b^\star) .
+# \end{aligned}$$
 #
-# As $t\to0$ the denominator is $t^2+O(t^3)$. The first numerator tends to 1, so the first ratio grows like
-# $1/t^2$. The second is $(1+5t)-(1+2t)-t+O(t^2)=2t+O(t^2)$, so the second ratio grows like $2/t$. As
+# As $t\to0$ the denominator is $t^2+O(t^3)$. The first numerator tends to 1, so the first ratio's leading
+# term is $1/t^2$. The second is $(1+5t)-(1+2t)-t+O(t^2)=2t+O(t^2)$, so the second ratio's is $2/t$. As
 # $t\to\infty$ the exponentials dominate and both ratios tend to 4: there the baseline no longer helps. For
 # $a={{RATE}}$, $\sigma={{SIGMA}}$: $t={{T}}$, and the ratios are ${{WITHOUT}}$ without a baseline and
 # ${{WITH_BEST}}$ with the best one.
-#
-# **4.** At low temperature the bias falls in proportion to $\tau$ (for this $f$ it is $\tau\rho'(-\ell)$ to
-# first order, $\rho$ the logistic density, whatever $t$ is), and the standard deviation grows like
-# $\tau^{-1/2}$. The mean square error of an average of $n$ samples is $\text{bias}^2+\text{variance}/n$. With
-# one sample the variance dominates, and a high temperature is best, near 2 or beyond.
-# With $10^4$ samples the variance is divided by $10^4$, the bias is not, and the best temperature moves to
-# a few hundredths, about 0.05. No number of samples repairs a bias at fixed $\tau$. Leave-one-out is
-# unbiased, has no temperature to tune, and needs no derivative of $f$ and no $f$ between the classes: use it
-# when samples are plentiful and $f$ is cheap, when $f$ accepts real choices only, or when gradients must be
-# right in the long run. (With two classes, enumerate.)
 
 # %% [raw]
 # # END SOLUTION
@@ -2691,31 +2853,25 @@ def temperature_trade_off(logit, target, temperatures, n_samples, generator):
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# **Points.** *Part 1 (3):* $m$ and the gradient (1); the pathwise estimator and its mean (1); its variance
-# (1). *Part 2 (4):* unbiased for every $b$, with $\mathbb E[s]=0$ named (1); $\mathbb
-# E[\varepsilon^2e^{c\varepsilon}]$ (1); $b^\star$ from the parabola (1); both variances (1, half each). *Part
-# 3 (2):* limits (1, half for each end); both numbers (1, half each; numbers that follow from wrong formulas
-# of part 2 count if they are positive). *Part 4 (3):* both powers of $\tau$, read off the picture or derived
-# (1); the two best temperatures with the reason, $\text{bias}^2+\text{variance}/n$ (1); a sound reason for or
-# against leave-one-out (1). Temperatures count as right if they fit the student's own table.
+# **Points.** *Part 1 (2):* $m$, the gradient and the pathwise estimator's mean (1); its variance (1). *Part 2
+# (4):* unbiased for every $b$, with $\mathbb E[s]=0$ named (1); $\mathbb E[\varepsilon^2e^{c\varepsilon}]$
+# (1); $b^\star$ from the parabola (1); both variances (1, half each). *Part 3 (2):* $1/t^2$, $2/t$ and the
+# common limit 4 (1, half for each end); both numbers (1, half each; numbers that follow from wrong formulas
+# of part 2 count if they are positive).
 #
 # **Typical wrong answers.**
 #
-# - Part 1: $\mathbb E[e^{az}]=e^{a\mu}$, the exponential of the mean: 0 of 3; the later parts are graded with
+# - Part 1: $\mathbb E[e^{az}]=e^{a\mu}$, the exponential of the mean: 0 of 2; the later parts are graded with
 #   the student's $m$.
-# - Part 1: the variance is given as $a^2\operatorname{Var}[z]$, a linearisation: 2 of 3 (right only as
+# - Part 1: the variance is given as $a^2\operatorname{Var}[z]$, a linearisation: 1 of 2 (right only as
 #   $t\to0$).
 # - Part 2: $b^\star=\mathbb E[f]$ "because a baseline should be the mean": 3 of 4 if the variance for this
-#   $b$ is right (it is larger by $\frac{m^2}{\sigma^2}t^2$), 2 of 4 otherwise. Parts 3 and 4 are then graded
-#   with that variance.
+#   $b$ is right (it is larger by $\frac{m^2}{\sigma^2}t^2$), 2 of 4 otherwise. Part 3 is then graded with
+#   that variance.
 # - Part 2: $f$ and $s^2$ treated as independent, $\mathbb E[f^2s^2]=\mathbb E[f^2]/\sigma^2$: 2 of 4.
 # - Part 2: unbiased "since $b$ is a constant", without $\mathbb E[s]=0$: half a point off.
+# - Part 3: "both ratios tend to infinity as $t\to0$", without the powers: a quarter of a point for that end.
 # - Part 3: "pathwise is always better by the factor 4" or only one end: half of the point for limits.
-# - Part 4: "more samples remove the bias": at most 1 of 3. "Lower is always better" without the noise: at
-#   most 1 of 3.
-# - Part 4: reports the variance's slope $-1$ as that of the standard deviation: half a point off.
-# - Part 4: fewer than 60 words, or a text that fits any picture (no number from the student's own run): at
-#   most 2 of 3.
 
 # %% [raw]
 # # END RUBRIC
