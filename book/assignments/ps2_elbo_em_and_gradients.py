@@ -846,7 +846,10 @@ def log_weights(x, z, mean, cov, weight, bias, noise_var):
 #
 # 1. Derive, for *any* density $q$ for which the two terms exist and without Jensen's inequality,
 #
-#    $$\log p(\mathbf x)=\mathbb E_q[\log w]+\mathrm{KL}(q\,\|\,p(\mathbf z\mid\mathbf x)) .$$
+#    $$\begin{aligned}
+#    \log p(\mathbf x)={}&\mathbb E_q[\log w]\\
+#    &+\mathrm{KL}(q\,\|\,p(\mathbf z\mid\mathbf x)) .
+#    \end{aligned}$$
 #
 #    When is the first term equal to the left side? *(3 points)*
 # 2. For the shifted $q$ show that $\log w$ has exactly a normal distribution, with mean

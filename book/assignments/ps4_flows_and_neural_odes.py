@@ -65,6 +65,11 @@ for mask in np.array(MASKS[:2]):
     unscaled[:, ~mask] = unscaled[:, ~mask] * (0.5 * np.cos(total * j) + 0.2) + np.sin(total + j)
 X, Z, Z_GROUPED, Z_UNSCALED = x.tolist(), z.tolist(), grouped.tolist(), unscaled.tolist()
 Z_ONE, X_ORDER, X_AGAIN = one.tolist(), backwards.tolist(), again.tolist()
+same = z.copy()
+for mask in np.array(MASKS[:2]):
+    total = same[:, mask].sum(1, keepdims=True)
+    same[:, ~mask] = (same[:, ~mask] - np.sin(total + j)) * np.exp(-0.5 * np.cos(total * j) - 0.2)
+X_SAME = same.tolist()
 S_SUMS = [moved[0].sum(1).tolist(), moved[1].sum(1).tolist()]
 S_MEANS = [moved[0].mean(1).tolist(), moved[1].mean(1).tolist()]
 E_SUM = (np.exp(moved[0]).sum(1) + np.exp(moved[1]).sum(1)).tolist()
@@ -161,7 +166,11 @@ MANY_X, MANY_Z = numbers(x, x * (0.3 * before.cos()).exp() + before.sin())
 
 # dequantisation_bounds: the density of a model that knows nothing, and constants that go wrong.
 FLAT = [math.log2(N_LEVELS), 0.0, 2 * math.log2(N_LEVELS), math.log(N_LEVELS), N_PIXELS * math.log2(N_LEVELS)]
-SINGLE_LESS, SINGLE_MORE = ([v + c * math.log2(N_LEVELS) for v in SINGLE] for c in (-1, 1))
+FLAT_SUM = [[FLAT[0]] * 2, [FLAT[0] - math.log2(N_DRAWS) / N_PIXELS] * 2]
+SINGLE_LESS, SINGLE_MORE, SINGLE_ADDED = (
+    [v + c * math.log2(N_LEVELS) for v in SINGLE] for c in (-1, 1, -2)
+)
+SINGLE_FLIPPED = [-v for v in SINGLE]
 
 # smoothing_gaps: both rows by quadrature, and with mistakes.
 WIDTHS = [0.01, 0.03, 0.1]
@@ -195,8 +204,14 @@ def naive_gap(eta):
     return torch.stack(gaps)
 
 
+def unscaled(gap, constant):
+    """With weights that add up to √π, where log p has that constant."""
+    level = (log_slope(x) - flow(x) ** 2 / 2).mean() + constant
+    return level - math.sqrt(math.pi) * (level - gap)
+
+
 eta = math.sqrt(2) * nodes
-right = smoothed_gap([width * eta for width in WIDTHS])
+right, constant = smoothed_gap([width * eta for width in WIDTHS]), -0.5 * math.log(2 * math.pi)
 SMOOTHED = numbers(
     right,
     smoothed_gap([width * nodes for width in WIDTHS]),
@@ -204,22 +219,72 @@ SMOOTHED = numbers(
     -right,
     41 * right,
     smoothed_gap([math.sqrt(width) * eta for width in WIDTHS]),
+    unscaled(right, constant),
+    unscaled(right, 0),
 )
-NAIVE = numbers(naive_gap(eta), right, -naive_gap(eta), naive_gap(nodes))
+NAIVE = numbers(
+    naive_gap(eta),
+    right,
+    -naive_gap(eta),
+    naive_gap(nodes),
+    naive_gap(eta) + 0.5 + torch.tensor(WIDTHS).double().log() - constant,
+    unscaled(naive_gap(eta), constant),
+    unscaled(naive_gap(eta), 0),
+)
 
 # adjoint_gradients: through a Runge-Kutta solver.
 weight, b, z0, y = 1.2 * drawn(D_ODE, D_ODE), 0.4 * drawn(D_ODE), 0.7 * drawn(D_ODE), 2 * drawn(D_ODE)
 ODE = numbers(weight, b, z0, y)
 leaves = [z0.clone().requires_grad_(), weight.clone().requires_grad_(), b.clone().requires_grad_()]
-end, h = leaves[0], 1 / 50
-for _ in range(50):
-    v1 = (leaves[1] @ end + leaves[2]).tanh()
-    v2 = (leaves[1] @ (end + h / 2 * v1) + leaves[2]).tanh()
-    v3 = (leaves[1] @ (end + h / 2 * v2) + leaves[2]).tanh()
-    v4 = (leaves[1] @ (end + h * v3) + leaves[2]).tanh()
-    end = end + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
-by_start, by_weight, by_bias = torch.autograd.grad(0.5 * (end - y).square().sum(), leaves)
-BY_STATE, BY_WEIGHT, BY_BIAS = numbers(by_start, end - y), by_weight.tolist(), by_bias.tolist()
+
+
+def runge_kutta(slopes, state, h, n=50):
+    """The state, a list of tensors, after n steps."""
+    for _ in range(n):
+        k1 = slopes(*state)
+        k2 = slopes(*(v + h / 2 * k for v, k in zip(state, k1)))
+        k3 = slopes(*(v + h / 2 * k for v, k in zip(state, k2)))
+        k4 = slopes(*(v + h * k for v, k in zip(state, k3)))
+        state = [v + h / 6 * (p + 2 * q + 2 * r + s) for v, p, q, r, s in zip(state, k1, k2, k3, k4)]
+    return state
+
+
+def with_energies(z, *_):
+    """Beside the state the energy of the way, and the same where it does not feel W and b directly."""
+    v = (leaves[1] @ z + leaves[2]).tanh()
+    return v, 0.5 * v.square().sum(), 0.5 * (weight @ z + b).tanh().square().sum()
+
+
+def adjoint_with(product):
+    """The adjoint at 0 without a running cost, with some product in place of the right one."""
+
+    def slopes(z, a):
+        v = (weight @ z + b).tanh()
+        return v, -product(1 - v**2, a)
+
+    return runge_kutta(slopes, [end, end - y], -1 / 50)[1]
+
+
+end, energy, felt = runge_kutta(with_energies, [leaves[0], torch.zeros(()), torch.zeros(())], 1 / 50)
+fit, way, indirect = (
+    torch.autograd.grad(loss, leaves, retain_graph=True)
+    for loss in (0.5 * (end - y).square().sum(), energy, felt)
+)
+end = end.detach()
+BY_STATE = numbers(
+    fit[0],
+    end - y,
+    adjoint_with(lambda d, a: d * (weight @ a)),
+    adjoint_with(lambda d, a: weight @ (d * a)),
+    adjoint_with(lambda d, a: weight.T @ a),
+    adjoint_with(lambda d, a: -weight.T @ (d * a)),
+)
+BY_WEIGHT, BY_BIAS = fit[1].tolist(), fit[2].tolist()
+COST_STATE = numbers(*(fit[0] + c * way[0] for c in (PRICE, 0, -PRICE, 2 * PRICE, 1)))
+COST_WEIGHT, COST_BIAS = (
+    numbers(*(f + PRICE * c for c in (w, 0 * w, i, w - i)))
+    for f, w, i in list(zip(fit, way, indirect))[1:]
+)
 
 # cnf_log_prob: linear fields.
 slope, x = 0.5 * drawn(D_CNF, D_CNF), drawn(5, D_CNF)
@@ -254,22 +319,41 @@ PROBED_LOG_P = numbers(
     base + forms.mean(),
 )
 
+
+def scaled(state, trace):
+    """log p(x) where the slope is integrated to one number for the state, and to another for the trace."""
+    end = x @ torch.matrix_exp(state * slope).T
+    return -0.5 * end.square().sum(1) - constant + trace * slope.trace()
+
+
+# The same field times 0.2 + t: right, at t = 0 only, at each step's beginning, the trace at the start.
+CLOCK_LOG_P = numbers(scaled(0.7, 0.7), scaled(0.2, 0.2), scaled(0.65, 0.65), scaled(0.7, 0.2))
+
+# planar_inverse: a layer in which a fixed-point iteration does not converge.
+x, u, w = 2 * drawn(8, D_PLANAR), drawn(D_PLANAR), drawn(D_PLANAR)
+w[0] = 1.2
+u = u + (3 - w @ u) * w / (w @ w)
+z = x + bend(x @ w - 0.4)[:, None] * u
+HARD_Z, HARD_U, HARD_W = numbers(z, u, w)
+HARD_X = numbers(x, z - bend(z @ w - 0.4)[:, None] * u)
+
 # %% [markdown]
 # # Problem set 4: Flows and neural ODEs
 #
-# **100 points. About 12 hours.** You need chapters 9 (Normalizing flows) and 10 (Continuous flows), from
-# chapter 5 the evidence lower bound, and from chapter 4 the multivariate Gaussian.
+# **100 points. About 12 hours:** two each for questions 1, 7 and 8, one each for the others. You need
+# chapters 9 (Normalizing flows) and 10 (Continuous flows), from chapter 5 the evidence lower bound, and
+# from chapter 4 the multivariate Gaussian.
 #
 # **Data and machine.** Everything is synthetic and small. A laptop's processor or a free Colab session is
-# enough: the whole notebook runs in less than two minutes on one core. It computes in `float64`, and so do
-# the tests.
+# enough: the whole notebook runs in less than two minutes on one core. It computes in `float64`.
 #
 # **Points.** Questions marked *by hand* are read by a person, with the points of each part as stated. The
 # others have public tests, which you can run as often as you like, and hidden tests, which run after you
-# hand in, on other numbers. A question earns the points of the tests it passes. One call of your function
-# has ten seconds and may print 100,000 characters. No test uses your answer to another question.
-# Functions of `course_lib` that do what a question asks for are switched off while it is tested. `torch`,
-# `numpy` and `math` are allowed wherever a question does not say otherwise.
+# hand in: on other numbers, and on the traps that a question names. A question earns the points of the
+# tests it passes. No test uses your answer to another question. A call of your function may take 10
+# seconds, and print 100,000 characters. Tests are in `float64`. Functions of `course_lib` that do what a
+# question asks for are switched off while it is tested. `torch`, `numpy` and `math` are allowed wherever a
+# question does not say otherwise. What is marked *for yourself* is not handed in.
 #
 # **Conventions.** As in the chapters, $f$ normalises, $\mathbf z=f(\mathbf x)$, and $g=f^{-1}$ generates.
 # Scales are $z=x\,e^{s}+t$. Logarithms are natural and log-densities are in nats. A batch has its examples
@@ -304,8 +388,12 @@ torch.set_default_dtype(torch.float64)
 #
 # $$ f(\mathbf x)=\mathbf x+\frac{\beta}{\alpha+r}\,(\mathbf x-\mathbf c). $$
 #
-# (a) *4 points.* For $\mathbf x\ne\mathbf c$ derive $\displaystyle\det\mathbf J_f(\mathbf
-# x)=\Bigl(1+\frac{\beta}{\alpha+r}\Bigr)^{D-1}\Bigl(1+\frac{\alpha\beta}{(\alpha+r)^2}\Bigr).$
+# (a) *4 points.* For $\mathbf x\ne\mathbf c$ derive
+#
+# $$ \begin{aligned}
+#    \det\mathbf J_f(\mathbf x)={}&\Bigl(1+\frac{\beta}{\alpha+r}\Bigr)^{D-1}\\
+#    &\cdot\Bigl(1+\frac{\alpha\beta}{(\alpha+r)^2}\Bigr).
+#    \end{aligned} $$
 #
 # (b) *3 points.* Show: $f$ is a bijection of $\mathbb R^D$ whose determinant is positive for all $\mathbf
 # x\ne\mathbf c$ and for $\mathbf x\to\mathbf c$ stays away from 0, **if and only if** $\beta>-\alpha$.
@@ -325,8 +413,10 @@ torch.set_default_dtype(torch.float64)
 #
 # **(a)** $\partial r/\partial\mathbf x=\mathbf e^\top$. The product rule gives
 #
-# $$ \mathbf J_f=(1+\beta h)\,\mathbf I+\beta h'\,(\mathbf x-\mathbf c)\,\mathbf e^\top
-#   =(1+\beta h)\,\mathbf I+\beta h' r\,\mathbf e\mathbf e^\top . $$
+# $$ \begin{aligned}
+#    \mathbf J_f&=(1+\beta h)\,\mathbf I+\beta h'\,(\mathbf x-\mathbf c)\,\mathbf e^\top\\
+#    &=(1+\beta h)\,\mathbf I+\beta h' r\,\mathbf e\mathbf e^\top .
+#    \end{aligned} $$
 #
 # This matrix is symmetric. A vector orthogonal to $\mathbf e$ is multiplied by $1+\beta h$: that is an
 # eigenvalue of multiplicity $D-1$. The vector $\mathbf e$ is multiplied by $1+\beta h+\beta h'r$. The
@@ -353,8 +443,10 @@ torch.set_default_dtype(torch.float64)
 # $\alpha+r$, is $r^2+(\alpha+\beta-\rho)\,r-\alpha\rho=0$. The product of its roots is $-\alpha\rho\le0$,
 # so the one that is not negative is
 #
-# $$ r=\tfrac12\Bigl(\rho-\alpha-\beta+\sqrt{(\rho-\alpha-\beta)^2+4\alpha\rho}\Bigr),\qquad
-#    g(\mathbf z)=\mathbf c+\frac{\mathbf z-\mathbf c}{1+\beta/(\alpha+r)} . $$
+# $$ \begin{aligned}
+#    r&=\tfrac12\Bigl(\rho-\alpha-\beta+\sqrt{(\rho-\alpha-\beta)^2+4\alpha\rho}\Bigr),\\
+#    g(\mathbf z)&=\mathbf c+\frac{\mathbf z-\mathbf c}{1+\beta/(\alpha+r)} .
+#    \end{aligned} $$
 #
 # **(d)** $\lVert f(\mathbf x)\rVert={{RADIUS_OUT}}$ and $\log\det\mathbf J_f={{LOG_DET}}$, so $\log
 # p(\mathbf x)=-\frac{ {{D_RADIAL}} }2\log2\pi-\frac12\lVert f(\mathbf x)\rVert^2+\log\det\mathbf
@@ -380,6 +472,9 @@ torch.set_default_dtype(torch.float64)
 #   J_f$: (a) earns 2.
 # - Lemma used with division by $1+\beta h$, not said to be non-zero: (a) earns 4, mention it.
 # - (b) by "the determinant is positive, so $f$ is invertible": a local statement; earns 1 of the first 2.
+# - (b) for $\beta<-\alpha$ by "the determinant is negative near $\mathbf c$": true for odd $D$ only. For even
+#   $D$ both factors' signs cancel there, and the sphere $r=-\alpha-\beta$, which collapses to $\mathbf c$, is
+#   the reason. Half a point off.
 # - (b) shows only the direction *if*: earns 2. Only $\beta<-\alpha$ treated, $\beta=-\alpha$ forgotten: the
 #   last point is kept if the sphere is shown.
 # - (c) with $\pm$ left open: earns 1. (d) with $-\log\det$ or with the density at $\mathbf x$ in place of
@@ -403,14 +498,15 @@ torch.set_default_dtype(torch.float64)
 #
 # $$ f(\mathbf x)=\mathbf x+\mathbf u\,h(\mathbf w^\top\mathbf x+b). $$
 #
-# Work out first: $h'$, the determinant, for which $\mathbf w^\top\mathbf u$ this is a bijection, and
-# between which two numbers $\mathbf w^\top\mathbf x$ lies for a given $\mathbf z$.
+# Work out first, for yourself: $h'$, the determinant, for which $\mathbf w^\top\mathbf u$ this is a bijection
+# whose determinant is nowhere 0, and between which two numbers $\mathbf w^\top\mathbf x$ lies for a given
+# $\mathbf z$.
 #
 # Write `planar_inverse(z, u, w, b)`, with `z` of shape `(B, D)`, `u` and `w` of shape `(D,)` and a scalar
 # tensor `b`. It returns $\mathbf x=g(\mathbf z)$, shape `(B, D)`, and $\log\lvert\det\mathbf J_g(\mathbf
-# z)\rvert$, shape `(B,)`, in nats. Use `u` as it is, without $\hat{\mathbf u}$. The tests keep $\mathbf
-# w^\top\mathbf u>-1$ and ask for errors below $10^{-7}$, with $\mathbf w^\top\mathbf u$ close to $-1$ and
-# far above 1, too. Not allowed: `course_lib.planar`.
+# z)\rvert$, shape `(B,)`, in nats. Use `u` as it is, without $\hat{\mathbf u}$. The tests have $\mathbf
+# w\ne\mathbf 0$, take $\mathbf w^\top\mathbf u$ between $-0.98$ and 8, and ask for errors below $10^{-7}$.
+# Not allowed: `course_lib.planar`.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -440,7 +536,7 @@ def planar_inverse(z, u, w, b):
 # %%
 """ # BEGIN TEST CONFIG
 name: the point, in a mild layer
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_mild_point(planar_inverse):
     import torch
@@ -477,6 +573,25 @@ def test_mild_log_det(planar_inverse):
         "1 − h² is the derivative of tanh, not of this h": tanh,
         "the logarithm is missing": plain,
         "h itself stands where its derivative belongs": h,
+    }, rtol=1e-6, atol=1e-7)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: the point, in a strong layer
+points: 1
+""" # END TEST CONFIG
+def test_hard_point(planar_inverse):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    z, u, w = (torch.tensor(t, dtype=torch.float64) for t in ({{HARD_Z}}, {{HARD_U}}, {{HARD_W}}))
+    seen = bounded(planar_inverse, z, u, w, torch.tensor(-0.4, dtype=torch.float64),
+                   without=["course_lib.planar.PlanarMap.inverse_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
+        "expected two tensors, x and log|det J_g|; not answered yet?")
+    right, at_z = torch.tensor({{HARD_X}}, dtype=torch.float64)
+    compare("x, where w·u = 3", seen[0], right, {
+        "h belongs at w·x + b, not at w·z + b: w·x has to be found first": at_z,
+        "f(x) is not z here: does your iteration converge where |w·u| is 1 or more?": seen[0],
     }, rtol=1e-6, atol=1e-7)
 
 # %%
@@ -526,7 +641,7 @@ def planar_inverse(z, u, w, b):
 
 # %%
 # wrong: iterates the fixed-point equation, which converges only for small w·u
-# earns: 5
+# earns: 4
 # says: does your iteration converge
 def planar_inverse(z, u, w, b):
     a = z @ w + b
@@ -586,7 +701,7 @@ def planar_inverse(z, u, w, b):
 
 # %%
 # wrong: returns the public test's numbers
-# earns: 5
+# earns: 4
 # says: expected the shape
 def planar_inverse(z, u, w, b):
     return torch.tensor({{PLANAR_X}}[0]), torch.tensor({{PLANAR_LOG_DETS}}[0])
@@ -648,7 +763,7 @@ def coupling_flow(value, layers, inverse=False):
 # %%
 """ # BEGIN TEST CONFIG
 name: two layers forwards
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_forwards(coupling_flow):
     import torch
@@ -704,6 +819,33 @@ def test_one_back(coupling_flow):
     compare("log|det J_g|", seen[1], log_det, {
         "this is log|det J_f|; backwards the sign changes": -log_det,
         "averaged over the features; the logarithm of a product is a sum": -numbers({{S_MEANS}})[0],
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: two layers backwards
+points: 1
+""" # END TEST CONFIG
+def test_two_back(coupling_flow):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    def conditioner(passing):
+        j = torch.arange(1, {{D_COUPLING}} - {{N_PASSING}} + 1).double()
+        total = passing.sum(1, keepdim=True)
+        return torch.sin(total + j), 0.5 * torch.cos(total * j) + 0.2
+    numbers = lambda values: torch.tensor(values, dtype=torch.float64)
+    layers = [(torch.tensor(mask), conditioner) for mask in {{MASKS}}[:2]]
+    seen = bounded(coupling_flow, numbers({{Z}}), layers, inverse=True,
+                   without=["course_lib.affine_flows.AffineCoupling.inverse_and_log_det"])
+    assert isinstance(seen, (tuple, list)) and len(seen) == 2, (
+        "expected two tensors, x and log|det J|; not answered yet?")
+    compare("x", seen[0], numbers({{X}}), {
+        "backwards the last layer is undone first: reverse the list": numbers({{X_SAME}}),
+    })
+    first, second = numbers({{S_SUMS}})
+    compare("log|det J_g|", seen[1], -first - second, {
+        "this is log|det J_f|; backwards the sign changes": first + second,
+        "only the layer that is undone last is counted: log-determinants of layers add up": -first,
     })
 
 # %%
@@ -786,7 +928,7 @@ def test_three_forwards(coupling_flow):
 
 # %%
 # wrong: undoes the layers in the order in which they were applied
-# earns: 8
+# earns: 7
 # says: the last layer is undone first
 def coupling_flow(value, layers, inverse=False):
     log_det = 0
@@ -800,7 +942,7 @@ def coupling_flow(value, layers, inverse=False):
 
 # %%
 # wrong: the log-determinant keeps its sign backwards
-# earns: 6
+# earns: 5
 # says: backwards the sign changes
 def coupling_flow(value, layers, inverse=False):
     log_det = 0
@@ -841,7 +983,7 @@ def coupling_flow(value, layers, inverse=False):
 
 # %%
 # wrong: scales back before it subtracts the shift
-# earns: 6
+# earns: 5
 # says: first subtract t
 def coupling_flow(value, layers, inverse=False):
     log_det = 0
@@ -1109,7 +1251,8 @@ def autoregressive_sample(z, conditioner):
 # the order is free and there are several hidden layers. Feature $j$ has the **degree**
 # $m_j\in\{1,\dots,D\}$, its place in the order. It keeps that degree as an input *and* as an output. Every
 # hidden unit has a degree from $1,\dots,D-1$: it may know the features whose degrees are at most its own.
-# Output $i$ may depend on features $j$ with $m_j<m_i$ only. The masks must block no path that is allowed.
+# Output $i$ may know the features $j$ with $m_j<m_i$ only. A weight stays if and only if all that the unit
+# before it may know (an input: its own feature) the unit after it may know, too.
 #
 # Write `made_masks(degrees, hidden_degrees)`: `degrees` is a list of $D$ integers, `hidden_degrees` a list
 # with one list of integers for each hidden layer. It returns a list of matrices, one for each layer of
@@ -1287,15 +1430,19 @@ def made_masks(degrees, hidden_degrees):
 # ## 5. Two bounds on the bits of a pixel (10 points)
 #
 # An image has $D$ pixels $v_i\in\{0,\dots,M-1\}$. A flow gives the density $p(\mathbf x)$ of $\mathbf
-# x=(\mathbf v+\mathbf u)/M\in[0,1)^D$, with $\mathbf u$ uniform on $[0,1)^D$. You have $K$ draws $\mathbf
+# x=(\mathbf v+\mathbf u)/M\in[0,1)^D$, with $\mathbf u$ uniform on $[0,1)^D$. Let $p_y$ be the density of
+# $\mathbf y=M\mathbf x$. The image's probability is the integral over its cell, $P(\mathbf
+# v)=\int_{[0,1)^D}p_y(\mathbf v+\mathbf u)\,\mathrm d\mathbf u$. You have $K$ draws $\mathbf
 # u_1,\dots,\mathbf u_K$ for each image. Two estimates bound $-\log_2P(\mathbf v)/D$ from above, on average
 # over the draws: the one of the chapter, with one draw at a time and then the average over the draws; and a
 # tighter one,
 #
-# $$ \log P(\mathbf v)\ \ge\ \mathbb E\Bigl[\log\frac1K\sum_{k=1}^K p_y(\mathbf v+\mathbf u_k)\Bigr]
-#    \ \ge\ \mathbb E\bigl[\log p_y(\mathbf v+\mathbf u_1)\bigr], $$
+# $$ \begin{aligned}
+#    \log P(\mathbf v)&\ge\mathbb E\Bigl[\log\frac1K\sum_{k=1}^K p_y(\mathbf v+\mathbf u_k)\Bigr]\\
+#    &\ge\mathbb E\bigl[\log p_y(\mathbf v+\mathbf u_1)\bigr].
+#    \end{aligned} $$
 #
-# where $p_y$ is the density of $\mathbf y=M\mathbf x$. (Both inequalities are Jensen's. Can you see where?
+# (Both inequalities are Jensen's. Can you see where?
 # For $K=1$ the second is an equality.)
 #
 # Write `dequantisation_bounds(levels, noise, log_density, n_levels)`: `levels` of shape `(B, D)` holds
@@ -1344,7 +1491,8 @@ def test_flat(dequantisation_bounds):
         "M is counted twice": more,
         "these are nats": nats,
         "these are bits for the whole image": image,
-        "the sign is flipped: bits are a cost": -right,
+        "the sign is flipped, of the whole or of log M: the next test tells which": -right,
+        "the 1/K is missing in the second row": torch.tensor({{FLAT_SUM}}, dtype=torch.float64),
     })
 
 # %%
@@ -1359,12 +1507,15 @@ def test_slope(dequantisation_bounds):
     seen = bounded(dequantisation_bounds, numbers({{LEVELS}}), numbers({{NOISE}}),
                    lambda x: torch.log(1 + 0.9 * (2 * x - 1)).sum(-1), {{N_LEVELS}},
                    without=["course_lib.dequantisation.bits_per_dimension"])
-    assert getattr(seen, "shape", None) == (2, 2), "expected a tensor of shape (2, B); not answered yet?"
+    assert isinstance(seen, torch.Tensor), "expected one tensor (no list); not answered yet?"
+    compare("the bounds", torch.zeros_like(seen), torch.zeros(2, 2))
     single, many = numbers({{SINGLE}}), numbers({{MANY}})
     compare("single draws, averaged", seen[0], single, {
         "this is the log of the mean; here the mean of the logs is asked for": many,
         "M is missing": numbers({{SINGLE_LESS}}),
         "M is counted twice": numbers({{SINGLE_MORE}}),
+        "the sign is flipped: bits are a cost": numbers({{SINGLE_FLIPPED}}),
+        "log M has the wrong sign: y is spread over a larger volume than x": numbers({{SINGLE_ADDED}}),
         "there are M levels, so x = (v + u)/M and not over M − 1": numbers({{SINGLE_WIDE}}),
         "the noise is missing": numbers({{SINGLE_BARE}}),
     }, rtol=1e-6)
@@ -1394,12 +1545,15 @@ def test_small(dequantisation_bounds):
     single, many = log_p.mean(0), log_p.logsumexp(0) - math.log(n_draws)
     seen = bounded(dequantisation_bounds, levels, u, density, n_levels,
                    without=["course_lib.dequantisation.bits_per_dimension"])
-    assert getattr(seen, "shape", None) == (2, 5), "expected a tensor of shape (2, B)"
+    assert isinstance(seen, torch.Tensor), "expected one tensor (no list)"
+    compare("the bounds", torch.zeros_like(seen), torch.zeros(2, 5))
     assert not torch.isinf(torch.as_tensor(seen)).any(), (
         "infinite: exp(−1000) is 0 in floating point; use logsumexp")
     compare("single draws, averaged", seen[0], to_bits(single), {
         "this is the log of the mean; here the mean of the logs is asked for": to_bits(many),
         "M is missing": to_bits(single) - math.log2(n_levels),
+        "log M has the wrong sign: y is spread over a larger volume than x":
+            to_bits(single) - 2 * math.log2(n_levels),
         "there are M levels, so x = (v + u)/M and not over M − 1":
             to_bits(density((levels + u) / (n_levels - 1)).mean(0)),
         "the noise is missing": to_bits(density(levels / n_levels)),
@@ -1461,6 +1615,24 @@ def dequantisation_bounds(levels, noise, log_density, n_levels):
     return -bounds / (levels.shape[1] * math.log(2)) + math.log2(n_levels)
 
 # %%
+# wrong: adds log M to the log-density
+# earns: 0
+# says: log M has the wrong sign
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    log_y = log_density((levels + noise) / n_levels) + levels.shape[1] * math.log(n_levels)
+    bounds = torch.stack([log_y.mean(0), torch.logsumexp(log_y, 0) - math.log(len(noise))])
+    return -bounds / (levels.shape[1] * math.log(2))
+
+# %%
+# wrong: the sum of the draws for their mean
+# earns: 0
+# says: the 1/K is missing
+def dequantisation_bounds(levels, noise, log_density, n_levels):
+    log_p = log_density((levels + noise) / n_levels)
+    bounds = torch.stack([log_p.mean(0), torch.logsumexp(log_p, 0)])
+    return -bounds / (levels.shape[1] * math.log(2)) + math.log2(n_levels)
+
+# %%
 # wrong: no noise
 # earns: 2
 # says: the noise is missing
@@ -1492,7 +1664,7 @@ def dequantisation_bounds(levels, noise, log_density, n_levels):
 # %%
 # wrong: returns the public test's numbers
 # earns: 2
-# says: expected a tensor of shape
+# says: expected the shape
 def dequantisation_bounds(levels, noise, log_density, n_levels):
     return torch.tensor([{{SINGLE}}, {{MANY}}])
 
@@ -1514,7 +1686,8 @@ def dequantisation_bounds(levels, noise, log_density, n_levels):
 # $\mathcal N(0,1)$ and the decoder $\mathcal N(x;\,g(z),\sigma^2)$:
 #
 # - **smoothed:** the encoder draws $z=f(x+\sigma\eta)$ with $\eta\sim\mathcal N(0,1)$;
-# - **naive:** the encoder draws $z\sim\mathcal N(f(x),\sigma^2)$.
+# - **naive:** the encoder draws $z\sim\mathcal N(f(x),\sigma^2)$. (The chapter writes $\varepsilon$ and $\xi$
+#   for this encoder's $\sigma$ and $\eta$.)
 #
 # You will measure how far below $\log p(x)$, the log-density of the flow, the two ELBOs are, and how that
 # depends on $\sigma$. Write `smoothing_gaps(f, f_prime, g, x, widths)`: `f`, `f_prime` and `g` are
@@ -1525,9 +1698,7 @@ def dequantisation_bounds(levels, noise, log_density, n_levels):
 # The smoothed gap is as small as $10^{-7}$ nats: random draws would drown it. Compute expectations over
 # $\eta$ with Gauss–Hermite quadrature. `numpy.polynomial.hermite.hermgauss(n)` gives nodes $t_k$ and
 # weights $w_k$ such that $\int e^{-t^2}h(t)\,\mathrm dt\approx\sum_kw_kh(t_k)$. Mind the change of
-# variables from $t$ to $\eta$! With $n=40$ the error is negligible. Then plot both rows against $\sigma$ on
-# logarithmic axes for $f(x)=\sinh({{DELTA}}\operatorname{arsinh}x+{{SKEW}})$ and 41 values of $x$ evenly
-# spread over $[-1.5,1.5]$. Not allowed: `course_lib`.
+# variables from $t$ to $\eta$! With $n=40$ the error is negligible. Not allowed: `course_lib`.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1571,17 +1742,17 @@ def test_smoothed(smoothing_gaps):
     f_prime = lambda v: {{DELTA}} * torch.cosh({{DELTA}} * torch.asinh(v) + {{SKEW}}) / (1 + v**2).sqrt()
     g = lambda v: torch.sinh((torch.asinh(v) - {{SKEW}}) / {{DELTA}})
     seen = bounded(smoothing_gaps, f, f_prime, g, torch.linspace(-1.5, 1.5, 41).double(), {{WIDTHS}})
-    assert getattr(seen, "shape", None) == (2, 3), (
-        "expected a tensor of shape (2, number of widths); not answered yet?")
-    right, node, at_x, flipped, total, root = torch.tensor({{SMOOTHED}}, dtype=torch.float64)
+    assert isinstance(seen, torch.Tensor), "expected one tensor (no list); not answered yet?"
+    compare("the gaps", torch.zeros_like(seen), torch.zeros(2, 3))
+    right, node, at_x, flipped, total, root, heavy, bare = torch.tensor({{SMOOTHED}}, dtype=torch.float64)
     compare("the smoothed gaps", seen[0], right, {
         "η is not the node: the rule is for exp(−t²), not for a normal density": node,
         "the determinant belongs at x + ση, where the encoder evaluates f, not at x": at_x,
         "the sign is flipped: log p(x) − ELBO is positive here": flipped,
         "summed over x; the mean is asked for": total,
         "the noise is σ η with standard deviation σ, not √σ": root,
-        "the weights of the rule do not add up to 1; those of an expectation do":
-            seen[0].detach() if abs(float(seen[0, 0])) > 1e-2 else float("nan") * right,
+        "the weights of the rule do not add up to 1; those of an expectation do": heavy,
+        "the weights do not add up to 1, as those of an expectation do": bare,
     }, rtol=1e-3, atol=1e-9)
 
 # %%
@@ -1596,12 +1767,13 @@ def test_naive(smoothing_gaps):
     f_prime = lambda v: {{DELTA}} * torch.cosh({{DELTA}} * torch.asinh(v) + {{SKEW}}) / (1 + v**2).sqrt()
     g = lambda v: torch.sinh((torch.asinh(v) - {{SKEW}}) / {{DELTA}})
     seen = bounded(smoothing_gaps, f, f_prime, g, torch.linspace(-1.5, 1.5, 41).double(), {{WIDTHS}})
-    assert getattr(seen, "shape", None) == (2, 3), (
-        "expected a tensor of shape (2, number of widths); not answered yet?")
-    right, smoothed, flipped, node = torch.tensor({{NAIVE}}, dtype=torch.float64)
+    assert isinstance(seen, torch.Tensor), "expected one tensor (no list); not answered yet?"
+    compare("the gaps", torch.zeros_like(seen), torch.zeros(2, 3))
+    right, smoothed, flipped, node, no_q, heavy, bare = torch.tensor({{NAIVE}}, dtype=torch.float64)
     compare("the naive gaps", seen[1], right, {
-        "the encoder's density is missing from the ELBO":
-            seen[1].detach() if float(seen[1, 0]) < -1 else float("nan") * right,
+        "the encoder's density is missing from the ELBO": no_q,
+        "the weights of the rule do not add up to 1; those of an expectation do": heavy,
+        "the weights do not add up to 1, as those of an expectation do": bare,
         "these are the gaps of the smoothed encoder": smoothed,
         "the sign is flipped": flipped,
         "η is not the node: the rule is for exp(−t²), not for a normal density": node,
@@ -1627,7 +1799,8 @@ def test_other_smoothed(smoothing_gaps):
     rate, no_det = rate_of(lambda v: -0.5 * f(v) ** 2 + f_prime(v).log()), rate_of(lambda v: -0.5 * f(v) ** 2)
     widths = [0.001, 0.002, 0.004]
     seen = bounded(smoothing_gaps, f, f_prime, g, x, widths)
-    assert getattr(seen, "shape", None) == (2, 3), "expected a tensor of shape (2, number of widths)"
+    assert isinstance(seen, torch.Tensor), "expected one tensor (no list)"
+    compare("the gaps", torch.zeros_like(seen), torch.zeros(2, 3))
     smooth = seen[0].detach() / torch.tensor(widths).double() ** 2
     flat = torch.ones(3).double()
     compare("smoothed gap over σ²", smooth, rate * flat, {
@@ -1643,6 +1816,7 @@ points: 3
 hidden: true
 """ # END TEST CONFIG
 def test_other_naive(smoothing_gaps):
+    import math
     import torch
     from course_lib.answer_checks import bounded, compare
     f = lambda v: torch.asinh(2 * v) + {{SKEW}}
@@ -1652,12 +1826,13 @@ def test_other_naive(smoothing_gaps):
     stretch = 1 / f_prime(x)
     level = (0.5 * (stretch**2 - 1) - stretch.log()).mean() * torch.ones(3).double()
     seen = bounded(smoothing_gaps, f, f_prime, g, x, [0.001, 0.002, 0.004])
-    assert getattr(seen, "shape", None) == (2, 3), "expected a tensor of shape (2, number of widths)"
+    assert isinstance(seen, torch.Tensor), "expected one tensor (no list)"
+    compare("the gaps", torch.zeros_like(seen), torch.zeros(2, 3))
     compare("naive gap for small σ", seen[1], level, {
         "this gap vanishes: is it that of the smoothed encoder?":
             seen[1].detach() if abs(float(seen[1, 0])) < 1e-3 else float("nan") * level,
         "the encoder's density is missing from the ELBO":
-            seen[1].detach() if float(seen[1, 0]) < -1 else float("nan") * level,
+            level + 0.5 + 0.5 * math.log(2 * math.pi) + torch.tensor([0.001, 0.002, 0.004]).double().log(),
     }, rtol=0.02, show=False)
 
 # %% [raw]
@@ -1731,11 +1906,12 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 def smoothing_gaps(f, f_prime, g, x, widths):
     nodes, weights = (torch.tensor(a)[:, None] for a in np.polynomial.hermite.hermgauss(40))
     eta = math.sqrt(2) * nodes
-    log_p = lambda v: -0.5 * f(v) ** 2 + f_prime(v).log()
+    constant = -0.5 * math.log(2 * math.pi)
+    log_p = lambda v: -0.5 * f(v) ** 2 + f_prime(v).log() + constant
     gaps = []
     for s in widths:
         z = f(x) + s * eta
-        naive = (weights * (-0.5 * ((x - g(z)) / s) ** 2 - 0.5 * z**2 + 0.5 * eta**2)).sum(0)
+        naive = (weights * (-0.5 * ((x - g(z)) / s) ** 2 - 0.5 * z**2 + 0.5 * eta**2 + constant)).sum(0)
         smooth = (weights * log_p(x + s * eta)).sum(0)
         gaps.append(torch.stack([(log_p(x) - smooth).mean(), (log_p(x) - naive).mean()]))
     return torch.stack(gaps, 1)
@@ -1770,11 +1946,20 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 # manual: true
 
 # %% [markdown]
-# **6, continued: what you saw (4 points, by hand).** Make the plot in the code cell, and answer in 80 to 200
-# words. (i) With which power of $\sigma$ does each gap fall? (ii) Which of the two bounds becomes tight, and
-# what about its encoder makes the difference? (iii) For which flows $f$ on the line would both bounds become
-# tight? (iv) A friend says: "Then I train my VAE with the smoothed bound and a *large* $\sigma$, it is a
-# lower bound on the flow's $\log p(x)$ anyway." Is it, for every flow and every $x$?
+# **6, continued: what you saw (4 points, by hand).** In the code cell plot both gaps against $\sigma$ from
+# 0.001 to 1, on logarithmic axes, for $f(x)=\sinh({{DELTA}}\operatorname{arsinh}x+{{SKEW}})$ and 41 values of
+# $x$ evenly spread over $[-1.5,1.5]$. Answer in 80 to 250 words.
+#
+# (i) How does each gap behave as $\sigma\to0$: like which power, or with which limit? *(1 point)*
+#
+# (ii) Which of the two bounds becomes tight, and what about its encoder makes the difference? *(½ point)*
+#
+# (iii) For which flows $f$ on the line would both bounds become tight? *(½ point)*
+#
+# (iv) A friend says: "Then I train my VAE with the smoothed bound and a *large* $\sigma$. It is a lower
+# bound on the flow's $\log p(x)$ anyway." Your picture does not contradict this. Look for a counterexample
+# with another flow: an $x$ where $\log p$ is convex, as between two modes. Give $f$, $x$, $\sigma$ and the
+# gap that your function finds there. What *is* this ELBO a lower bound of? *(2 points)*
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -1792,10 +1977,12 @@ def smoothing_gaps(f, f_prime, g, x, widths):
 # (iii) Where that is zero for all $x$: $f'=1$, so $f(x)=x+c$, a shift. (A decreasing flow could also
 # reflect.)
 #
-# (iv) No. It is a lower bound on the evidence of the *smoothed* model, $\log p_\sigma(x)$, a different
-# density. Against the flow's own $\log p(x)$ it differs by $\frac{\sigma^2}2(\log p)''(x)$, which is
-# positive where $\log p$ is convex: in heavy tails and between two modes the ELBO lies *above* $\log p(x)$.
-# And a large $\sigma$ trains a blurred density.
+# (iv) No. Take $f=\operatorname{arsinh}$ at $x=5$: there $\log
+# p(x)=-\frac12\operatorname{arsinh}^2x-\frac12\ln 2\pi(1+x^2)$ is convex, as in any heavy tail. For
+# $\sigma=1$ the smoothed gap is $-0.043$ nats: the ELBO lies *above* $\log p(x)$, by about
+# $\frac{\sigma^2}2(\log p)''(x)$. Between two modes, $f(x)=x^3+x/10$ at $x=0$, it is so, too. It is a lower
+# bound on the evidence of the *smoothed* model, $\log p_\sigma(x)$ with $p_\sigma(x)=\mathbb
+# E[p(x+\sigma\eta)]$, a different density; a large $\sigma$ trains a blurred one.
 
 # %%
 # BEGIN SOLUTION
@@ -1816,6 +2003,8 @@ plt.xlabel("noise σ")
 plt.ylabel("log p(x) − ELBO (nats)")
 plt.legend()
 plt.show()
+tail = torch.tensor([5.0]).double()
+print(smoothing_gaps(torch.asinh, lambda v: 1 / (1 + v**2).sqrt(), torch.sinh, tail, [1.0])[0])
 # END SOLUTION
 
 # %% [raw]
@@ -1825,16 +2014,20 @@ plt.show()
 # # BEGIN RUBRIC
 
 # %% [markdown]
-# 1 point for each of (i) to (iv), with a plot on logarithmic axes as a condition for (i).
+# (i) 1, with a plot on logarithmic axes as a condition. (ii) ½. (iii) ½. (iv) 2: a flow with $f'>0$ and a
+# point where $\log p$ is convex, with a reason (½), a negative gap, computed (1), and the smoothed density
+# (½). An argument with $\frac{\sigma^2}2(\log p)''$ at a named flow and point, without a run, earns ½ of
+# the 1.
 #
 # Typical wrong answers:
 #
 # - "Both fall, one more slowly": (i) earns 0; the plot contradicts it.
-# - (ii) "the naive encoder adds noise in the latent space", with no word on the width $\sigma f'$: half a
-#   point.
-# - (iii) "affine flows": 0, since $f'=2$ keeps a gap. "The identity" only, without shifts: half a point.
+# - (i) the naive gap "falls with a small power": it has a limit. Half a point.
+# - (ii) "the naive encoder adds noise in the latent space", with no word on the width $\sigma f'$: a quarter
+#   of a point.
+# - (iii) "affine flows": 0, since $f'=2$ keeps a gap. "The identity" only, without shifts: a quarter.
 # - (iv) "yes, an ELBO is always a lower bound": 0. "No", with the right density but no place where it
-#   fails: half a point.
+#   fails: half a point. A "flow" that is not monotone, as $x^2$: no point for the gap.
 # - A comment that fits a plot that is itself wrong: up to 2 points in all.
 
 # %% [raw]
@@ -1854,18 +2047,23 @@ plt.show()
 #
 # The chapter's loss looks at states. Let it also charge for every moment of the way:
 #
-# $$ L=\ell(\mathbf z(t_1))+\int_{t_0}^{t_1}c_\theta(\mathbf z(t))\,\mathrm dt,\qquad
-#    \dot{\mathbf z}=\mathbf v_\theta(\mathbf z),\quad\mathbf z(t_0)=\mathbf z_0, $$
+# $$ \begin{aligned}
+#    L&=\ell(\mathbf z(t_1))+\int_{t_0}^{t_1}c_\theta(\mathbf z(t))\,\mathrm dt,\\
+#    \dot{\mathbf z}&=\mathbf v_\theta(\mathbf z),\quad\mathbf z(t_0)=\mathbf z_0,
+#    \end{aligned} $$
 #
-# with smooth $\ell$, $c_\theta$ and $\mathbf v_\theta$. (Kinetic energy, $c=\frac\lambda2\lVert\mathbf
-# v_\theta\rVert^2$, is an example.)
+# with smooth $\ell$, $c_\theta$ and $\mathbf v_\theta$. Neither $\ell$ nor $\mathbf z_0$ depends on
+# $\theta$. Below, derivatives of $c_\theta$ and $\mathbf v_\theta$ are taken at $\mathbf z(t)$. (Kinetic
+# energy, $c=\frac\lambda2\lVert\mathbf v_\theta\rVert^2$, is an example.)
 #
 # (a) *5 points.* State the differential equation and the final value of the adjoint $\mathbf a(t)$, and prove
 #
-# $$ \nabla_{\mathbf z_0}L=\mathbf a(t_0),\qquad
-#    \nabla_\theta L=\int_{t_0}^{t_1}\Bigl[
+# $$ \begin{aligned}
+#    \nabla_{\mathbf z_0}L&=\mathbf a(t_0),\\
+#    \nabla_\theta L&=\int_{t_0}^{t_1}\Bigl[
 #    \Bigl(\frac{\partial\mathbf v_\theta}{\partial\theta}\Bigr)^{\!\top}\mathbf a
-#    +\nabla_\theta c_\theta\Bigr]\mathrm dt . $$
+#    +\nabla_\theta c_\theta\Bigr]\mathrm dt .
+#    \end{aligned} $$
 #
 # (b) *2 points.* Show that $\mathcal H=\mathbf a^\top\mathbf v_\theta(\mathbf z)+c_\theta(\mathbf z)$ does
 # not change along the way, and that $\partial L/\partial t_1=\mathcal H$.
@@ -1892,15 +2090,19 @@ plt.show()
 # at $\varepsilon=0$. It obeys $\dot{\boldsymbol\delta}=\mathbf J\boldsymbol\delta+\mathbf
 # V\boldsymbol\eta$, $\boldsymbol\delta(t_0)=\mathbf u$. Then
 #
-# $$ \frac{\mathrm d}{\mathrm dt}(\mathbf a^\top\boldsymbol\delta)
-#   =-\mathbf a^\top\mathbf J\boldsymbol\delta-(\nabla_{\mathbf z}c)^\top\boldsymbol\delta
-#    +\mathbf a^\top\mathbf J\boldsymbol\delta+\mathbf a^\top\mathbf V\boldsymbol\eta
-#   =\mathbf a^\top\mathbf V\boldsymbol\eta-(\nabla_{\mathbf z}c)^\top\boldsymbol\delta . $$
+# $$ \begin{aligned}
+#    \frac{\mathrm d}{\mathrm dt}(\mathbf a^\top\boldsymbol\delta)
+#    ={}&-\mathbf a^\top\mathbf J\boldsymbol\delta-(\nabla_{\mathbf z}c)^\top\boldsymbol\delta\\
+#    &+\mathbf a^\top\mathbf J\boldsymbol\delta+\mathbf a^\top\mathbf V\boldsymbol\eta\\
+#    ={}&\mathbf a^\top\mathbf V\boldsymbol\eta-(\nabla_{\mathbf z}c)^\top\boldsymbol\delta .
+#    \end{aligned} $$
 #
 # Integrate over $[t_0,t_1]$ and move the last term to the left:
 #
-# $$ \nabla\ell^\top\boldsymbol\delta(t_1)+\int(\nabla_{\mathbf z}c)^\top\boldsymbol\delta\,\mathrm dt
-#   =\mathbf a(t_0)^\top\mathbf u+\int\mathbf a^\top\mathbf V\,\mathrm dt\;\boldsymbol\eta . $$
+# $$ \begin{aligned}
+#    &\nabla\ell^\top\boldsymbol\delta(t_1)+\int(\nabla_{\mathbf z}c)^\top\boldsymbol\delta\,\mathrm dt\\
+#    &\quad=\mathbf a(t_0)^\top\mathbf u+\int\mathbf a^\top\mathbf V\,\mathrm dt\;\boldsymbol\eta .
+#    \end{aligned} $$
 #
 # By the chain rule $\mathrm dL/\mathrm d\varepsilon$ is the left side plus $\int(\nabla_\theta c)^\top\mathrm
 # dt\,\boldsymbol\eta$, so
@@ -1915,8 +2117,10 @@ plt.show()
 #
 # **(c)** $z=z_0e^{\theta t}$, and $\dot a=-\theta a-\lambda z$, $a(1)=k$, has the solution
 #
-# $$ a(t)=k\,e^{\theta(1-t)}+\lambda\int_t^1e^{\theta(s-t)}z(s)\,\mathrm ds
-#        =k\,e^{\theta(1-t)}+\frac{\lambda z_0}{2\theta}\bigl(e^{\theta(2-t)}-e^{\theta t}\bigr). $$
+# $$ \begin{aligned}
+#    a(t)&=k\,e^{\theta(1-t)}+\lambda\int_t^1e^{\theta(s-t)}z(s)\,\mathrm ds\\
+#    &=k\,e^{\theta(1-t)}+\frac{\lambda z_0}{2\theta}\bigl(e^{\theta(2-t)}-e^{\theta t}\bigr).
+#    \end{aligned} $$
 #
 # So $\partial L/\partial z_0=a(0)=ke^\theta+\frac{\lambda z_0}{2\theta}(e^{2\theta}-1)={{BY_START}}$. With
 # $\partial v/\partial\theta=z$ and no $\theta$ in $c$, $\partial L/\partial\theta=\int_0^1a\,z\,\mathrm dt
@@ -1965,8 +2169,10 @@ plt.show()
 #
 # Take the field $\mathbf v(\mathbf z)=\tanh(\mathbf W\mathbf z+\mathbf b)$, times from 0 to 1, and
 #
-# $$ L=\tfrac12\lVert\mathbf z(1)-\mathbf y\rVert^2
-#    +\frac\lambda2\int_0^1\lVert\mathbf v(\mathbf z(t))\rVert^2\,\mathrm dt . $$
+# $$ \begin{aligned}
+#    L={}&\tfrac12\lVert\mathbf z(1)-\mathbf y\rVert^2\\
+#    &+\frac\lambda2\int_0^1\lVert\mathbf v(\mathbf z(t))\rVert^2\,\mathrm dt .
+#    \end{aligned} $$
 #
 # Write `adjoint_gradients(weight, bias, z0, target, price, n_steps)` for $\mathbf W$ of shape `(D, D)`,
 # $\mathbf b$, $\mathbf z_0$ and $\mathbf y$ of shape `(D,)`, and the number $\lambda$. Solve forwards with
@@ -1976,9 +2182,10 @@ plt.show()
 # shapes `(D,)`, `(D, D)`, `(D,)`. The tests ask for three digits with 25 steps, where Euler's method does
 # not reach them.
 #
-# Write the products with the Jacobians as formulas. `torch.autograd.grad`, `Tensor.backward` and
-# `torch.func.grad` are switched off while you are tested, and so is `course_lib.neural_ode.solve`. Test
-# yourself against `backward()` through your own solver.
+# Write the products with the Jacobians as formulas, without automatic differentiation of any kind:
+# `backward`, `torch.autograd.grad`, `torch.autograd.functional` and the derivatives of `torch.func` are
+# switched off while you are tested, and so is `course_lib.neural_ode.solve`. For yourself: compare with
+# `backward()` through your own solver.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -2021,21 +2228,30 @@ def adjoint_gradients(weight, bias, z0, target, price, n_steps):
 # %%
 """ # BEGIN TEST CONFIG
 name: without a running cost
-points: 4
+points: 3
 """ # END TEST CONFIG
 def test_free(adjoint_gradients):
     import torch
     from course_lib.answer_checks import bounded, compare
     W, b, z0, y, by_W, by_b = (torch.tensor(t, dtype=torch.float64)
                                for t in [*{{ODE}}, {{BY_WEIGHT}}, {{BY_BIAS}}])
-    by_z0, still = torch.tensor({{BY_STATE}}, dtype=torch.float64)
-    seen = bounded(adjoint_gradients, W, b, z0, y, 0.0, 25, without=[
-        "torch.autograd.grad", "torch.Tensor.backward", "torch.func.grad", "course_lib.neural_ode.solve"])
+    by_z0, still, jacobian, matrix, linear, against = torch.tensor({{BY_STATE}}, dtype=torch.float64)
+    off = ["torch.autograd.grad", "torch.autograd.backward", "torch.Tensor.backward",
+           "torch.autograd.forward_ad.make_dual", "course_lib.neural_ode.solve"]
+    off += ["torch.func." + name for name in
+            ("grad", "grad_and_value", "vjp", "jvp", "jacrev", "jacfwd", "hessian")]
+    off += ["torch.autograd.functional." + name for name in
+            ("vjp", "jvp", "jacobian", "hessian", "vhp", "hvp")]
+    seen = bounded(adjoint_gradients, W, b, z0, y, 0.0, 25, without=off)
     assert isinstance(seen, (tuple, list)) and len(seen) == 3, "expected three tensors; not answered yet?"
     compare("∂L/∂z0", seen[0], by_z0, {
         "the sign is flipped: L rises along its gradient": -by_z0,
         "this is twice the expected value: mind the ½ in L": 2 * by_z0,
         "a does not move: it must be solved together with z": still,
+        "the Jacobian must be transposed, and the transpose of a product turns it round": jacobian,
+        "W is not transposed": matrix,
+        "the derivative of tanh is missing": linear,
+        "the adjoint has the wrong sign in time": against,
     }, rtol=1e-3, atol=1e-5)
     for name, gradient, right in zip(("∂L/∂W", "∂L/∂b"), seen[1:], (by_W, by_b)):
         compare(name, gradient, right, {
@@ -2047,6 +2263,38 @@ def test_free(adjoint_gradients):
 # %%
 """ # BEGIN TEST CONFIG
 name: with a running cost
+points: 1
+""" # END TEST CONFIG
+def test_cost(adjoint_gradients):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    W, b, z0, y = (torch.tensor(t, dtype=torch.float64) for t in {{ODE}})
+    values = [torch.tensor(t, dtype=torch.float64) for t in ({{COST_STATE}}, {{COST_WEIGHT}}, {{COST_BIAS}})]
+    off = ["torch.autograd.grad", "torch.autograd.backward", "torch.Tensor.backward",
+           "torch.autograd.forward_ad.make_dual", "course_lib.neural_ode.solve"]
+    off += ["torch.func." + name for name in
+            ("grad", "grad_and_value", "vjp", "jvp", "jacrev", "jacfwd", "hessian")]
+    off += ["torch.autograd.functional." + name for name in
+            ("vjp", "jvp", "jacobian", "hessian", "vhp", "hvp")]
+    seen = bounded(adjoint_gradients, W, b, z0, y, {{PRICE}}, 25, without=off)
+    assert isinstance(seen, (tuple, list)) and len(seen) == 3, "expected three tensors; not answered yet?"
+    right, missing, minus, double, free = values[0]
+    compare("∂L/∂z0", seen[0], right, {
+        "the running cost is missing": missing,
+        "the running cost has the wrong sign": minus,
+        "the running cost is counted twice: mind the ½": double,
+        "the running cost needs its price λ": free,
+    }, rtol=1e-3, atol=1e-5)
+    for name, gradient, (right, missing, indirect, direct) in zip(("∂L/∂W", "∂L/∂b"), seen[1:], values[1:]):
+        compare(name, gradient, right, {
+            "the running cost is missing": missing,
+            "the running cost also depends on W and b directly: ∇θ c is missing": indirect,
+            "the path changes with W and b, too: only ∇θ c is counted": direct,
+        }, rtol=1e-3, atol=1e-5)
+
+# %%
+""" # BEGIN TEST CONFIG
+name: with a running cost, other numbers
 points: 6
 hidden: true
 """ # END TEST CONFIG
@@ -2091,8 +2339,13 @@ def test_price(adjoint_gradients):
                 dz, da = slopes(z - dz / (2 * n), a - da / (2 * n))
             z, a = z - dz / n, a - da / n
         return a
-    seen = bounded(adjoint_gradients, W, b, z0, y, {{PRICE}} + 1, 25, without=[
-        "torch.autograd.grad", "torch.Tensor.backward", "torch.func.grad", "course_lib.neural_ode.solve"])
+    off = ["torch.autograd.grad", "torch.autograd.backward", "torch.Tensor.backward",
+           "torch.autograd.forward_ad.make_dual", "course_lib.neural_ode.solve"]
+    off += ["torch.func." + name for name in
+            ("grad", "grad_and_value", "vjp", "jvp", "jacrev", "jacfwd", "hessian")]
+    off += ["torch.autograd.functional." + name for name in
+            ("vjp", "jvp", "jacobian", "hessian", "vhp", "hvp")]
+    seen = bounded(adjoint_gradients, W, b, z0, y, {{PRICE}} + 1, 25, without=off)
     assert isinstance(seen, (tuple, list)) and len(seen) == 3, "expected three tensors"
     truth = fit[0] + price * way[0]
     first = seen[0] if isinstance(seen[0], torch.Tensor) and seen[0].shape == z0.shape else float("nan") * z0
@@ -2106,6 +2359,7 @@ def test_price(adjoint_gradients):
             near(wrong(lambda d, a: W.T @ (d * a), 25, euler=True), 1e-3),
         "the Jacobian must be transposed, and the transpose of a product turns it round":
             near(wrong(lambda d, a: d * (W @ a))),
+        "W is not transposed": near(wrong(lambda d, a: W @ (d * a))),
         "the derivative of tanh is missing": near(wrong(lambda d, a: W.T @ a)),
         "the adjoint has the wrong sign in time: ȧ = −Jᵀa": near(wrong(lambda d, a: -W.T @ (d * a))),
     }
@@ -2184,7 +2438,7 @@ def adjoint_gradients(weight, bias, z0, target, price, n_steps):
 
 # %%
 # wrong: forgets the running cost
-# earns: 4
+# earns: 3
 # says: running cost is missing
 def adjoint_gradients(weight, bias, z0, target, price, n_steps):
     def step(field, state, h):
@@ -2210,7 +2464,7 @@ def adjoint_gradients(weight, bias, z0, target, price, n_steps):
 
 # %%
 # wrong: the running cost reaches the adjoint, but not the parameters directly
-# earns: 4
+# earns: 3
 # says: ∇θ c is missing
 def adjoint_gradients(weight, bias, z0, target, price, n_steps):
     def step(field, state, h):
@@ -2251,6 +2505,32 @@ def adjoint_gradients(weight, bias, z0, target, price, n_steps):
         v = torch.tanh(weight @ state[0] + bias)
         pulled = (1 - v**2) * (state[1] + price * v)
         return [v, weight.T @ pulled, -torch.outer(pulled, state[0]), -pulled]
+
+    state = [z0]
+    for _ in range(n_steps):
+        state = step(lambda s: [torch.tanh(weight @ s[0] + bias)], state, 1 / n_steps)
+    state = [state[0], state[0] - target, torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(n_steps):
+        state = step(augmented, state, -1 / n_steps)
+    return tuple(state[1:])
+
+# %%
+# wrong: the derivative of tanh is forgotten
+# earns: 0
+# says: the derivative of tanh is missing
+def adjoint_gradients(weight, bias, z0, target, price, n_steps):
+    def step(field, state, h):
+        move = lambda k, c: [s + c * h * ks for s, ks in zip(state, k)]
+        k1 = field(state)
+        k2 = field(move(k1, 0.5))
+        k3 = field(move(k2, 0.5))
+        k4 = field(move(k3, 1))
+        return [s + h / 6 * (a + 2 * b + 2 * c + d) for s, a, b, c, d in zip(state, k1, k2, k3, k4)]
+
+    def augmented(state):
+        v = torch.tanh(weight @ state[0] + bias)
+        pulled = state[1] + price * v
+        return [v, -weight.T @ pulled, -torch.outer(pulled, state[0]), -pulled]
 
     state = [z0]
     for _ in range(n_steps):
@@ -2303,15 +2583,16 @@ def adjoint_gradients(weight, bias, z0, target, price, n_steps):
 # %% [markdown]
 # ## 9. A density that is carried along (12 points)
 #
-# A velocity field `field(t, z)` takes a time, a scalar tensor, and a state of shape `(B, D)`, and returns the
-# velocity, shape `(B, D)`. Each row's velocity depends on that row only. The data sit at $t=0$, the base
-# $\mathcal N(\mathbf 0,\mathbf I)$ at $t=1$.
+# A velocity field `field(t, z)` takes a time, a scalar tensor, and a state of shape `(B, D)`, and returns
+# the velocity, shape `(B, D)`, with autograd's graph to `z`. Each row's velocity depends on that row only.
+# The data sit at $t=0$, the base $\mathcal N(\mathbf 0,\mathbf I)$ at $t=1$.
 #
 # Write `cnf_log_prob(field, x, n_steps, probes=None)`: $\log p(\mathbf x)$ in nats, shape `(B,)`. Solve for
 # the state and the log-determinant *together*, by the classical Runge–Kutta method of fourth order in
 # `n_steps` equal steps. With `probes=None` use the exact trace. With `probes` of shape `(K, B, D)` use
 # Hutchinson's estimate, averaged over the $K$ probes, which stay the same during the whole solve.
-# `torch.autograd` is allowed here. Not allowed: `course_lib.continuous_flow` and `course_lib.neural_ode`.
+# `torch.autograd` is allowed here; the result need not carry a graph. Not allowed:
+# `course_lib.continuous_flow` and `course_lib.neural_ode`.
 
 # %% [raw]
 # # BEGIN SOLUTION
@@ -2381,7 +2662,7 @@ def test_linear(cnf_log_prob):
 # %%
 """ # BEGIN TEST CONFIG
 name: a linear field, Hutchinson
-points: 3
+points: 2
 """ # END TEST CONFIG
 def test_hutchinson(cnf_log_prob):
     import torch
@@ -2403,6 +2684,26 @@ def test_hutchinson(cnf_log_prob):
         "one product with the probe is missing": product,
         "divided by D: the mean is over the probes only": by_d,
         "averaged over the batch, too": batch,
+    })
+
+# %%
+""" # BEGIN TEST CONFIG
+name: a field that depends on time
+points: 1
+""" # END TEST CONFIG
+def test_clock(cnf_log_prob):
+    import torch
+    from course_lib.answer_checks import bounded, compare
+    A, x = (torch.tensor(t, dtype=torch.float64) for t in ({{FIELD}}, {{FIELD_X}}))
+    v = x.clone().requires_grad_()
+    torch.autograd.grad(v, v, x)  # the first such call imports much: not on the student's time
+    seen = bounded(cnf_log_prob, lambda t, z: (0.2 + t) * (z @ A.T), x, 10, without=[
+        "course_lib.continuous_flow.exact_divergence", "course_lib.neural_ode.solve"])
+    right, stopped, coarse, start = torch.tensor({{CLOCK_LOG_P}}, dtype=torch.float64)
+    compare("log p(x), where the field is (0.2 + t) Az", seen, right, {
+        "the clock stands still: the field is always asked at t = 0": stopped,
+        "within a step the clock stands still; the stages have times of their own": coarse,
+        "the trace is taken at the start only; it changes along the way": start,
     })
 
 # %%
@@ -2480,6 +2781,7 @@ def test_network_probes(cnf_log_prob):
         "course_lib.continuous_flow.hutchinson_divergence", "course_lib.neural_ode.solve"])
     compare("log p(x) with probes", seen, density(probes, 1 / len(probes)), {
         "the probes are not used: this is the exact trace": density(eye, 1.0),
+        "summed over the probes; the mean is asked for": density(probes, 1.0),
         "only the first probe is used": density(probes[:1], 1.0),
         "averaging the probes first is not the average of their estimates":
             density(probes.mean(0, keepdim=True), 1.0),
@@ -2518,7 +2820,7 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 
 # %%
 # wrong: sums all entries of the Jacobian
-# earns: 6
+# earns: 5
 # says: sum of all entries
 def cnf_log_prob(field, x, n_steps, probes=None):
     def both(t, z):
@@ -2543,7 +2845,7 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 
 # %%
 # wrong: averages the probes before it uses them
-# earns: 6
+# earns: 7
 # says: averaging the probes first
 def cnf_log_prob(field, x, n_steps, probes=None):
     es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape) if probes is None else [probes.mean(0)]
@@ -2566,7 +2868,7 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 
 # %%
 # wrong: never uses the probes
-# earns: 6
+# earns: 7
 # says: this is the exact trace
 def cnf_log_prob(field, x, n_steps, probes=None):
     es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape)
@@ -2589,7 +2891,7 @@ def cnf_log_prob(field, x, n_steps, probes=None):
 
 # %%
 # wrong: the clock stands still
-# earns: 5
+# earns: 4
 # says: clock stands still
 def cnf_log_prob(field, x, n_steps, probes=None):
     es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape) if probes is None else probes
@@ -2607,6 +2909,31 @@ def cnf_log_prob(field, x, n_steps, probes=None):
         v2, d2 = both(z + h / 2 * v1)
         v3, d3 = both(z + h / 2 * v2)
         v4, d4 = both(z + h * v3)
+        z = z + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
+        log_det = log_det + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
+
+# %%
+# wrong: the clock stands still within a step
+# earns: 4
+# says: the stages have times of their own
+def cnf_log_prob(field, x, n_steps, probes=None):
+    es = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, *x.shape) if probes is None else probes
+    w = 1.0 if probes is None else 1 / len(probes)
+
+    def both(t, z):
+        z = z.detach().requires_grad_()
+        v = field(t, z)
+        pulled = [torch.autograd.grad(v, z, e, retain_graph=True)[0] for e in es]
+        return v.detach(), w * sum((p * e).sum(1) for p, e in zip(pulled, es))
+
+    h, z, log_det = 1 / n_steps, x, 0
+    for k in range(n_steps):
+        t = torch.tensor(k * h).to(x)
+        v1, d1 = both(t, z)
+        v2, d2 = both(t, z + h / 2 * v1)
+        v3, d3 = both(t, z + h / 2 * v2)
+        v4, d4 = both(t, z + h * v3)
         z = z + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
         log_det = log_det + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
     return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi) + log_det
