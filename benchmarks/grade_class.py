@@ -29,7 +29,7 @@ from pipeline.submissions import filled_in, hostile_answers
 
 SIZE = 30
 CELL_SECONDS, TEST_SECONDS, SECONDS = "20", "20", 120  # less than the grader's own, for the loops' sake
-CELLS = {  # what a cell of its own does before the answers; it must cost nothing but itself
+CELLS = {  # what a cell of its own does before the right answers
     "crashes in a cell": "raise RuntimeError('no')",
     "loops in a cell": "while True:\n    pass",
     "loops and catches everything": "while True:\n    try:\n        while True:\n            pass\n"
@@ -61,7 +61,8 @@ def submissions(
     for name, source in CELLS.items():
         answered = filled_in(notebook, right)
         answered.cells.insert(3, new_code_cell(source))
-        yield name, answered, None if "catches" in name else full
+        # It costs nothing but itself, unless it never gives back the kernel, or the memory that the rest needs.
+        yield name, answered, {"loops and catches everything": None, "takes all memory": 0}.get(name, full)
     yield "patches the comparison", filled_in(notebook, {auto[0].name: PATCH}), 0
     for name, answer in hostile_answers(auto[0].answer):
         yield (

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -136,13 +137,20 @@ def test_a_set_graded_by_otter(built, tmp_path):
 
 def lines_of(text):
     """The lines that are long enough to tell where they come from, without surrounding space."""
-    return {line.strip().lstrip("# ") for line in text.splitlines() if len(line.strip()) >= DISTINCTIVE}
+    lines = {line.strip().lstrip("# ") for line in text.splitlines() if len(line.strip()) >= DISTINCTIVE}
+    return {line for line in lines if not line.startswith(("from ", "import "))}
 
 
-def open_lines():
-    """The lines of the library and the chapters: many a line of a solution is everybody's."""
+def squeezed(text):
+    """The text without space, which HTML and line breaks change."""
+    return re.sub(r"\s+", "", text)
+
+
+@cache
+def open_text():
+    """The library and the chapters: many a line of a solution is everybody's."""
     sources = [*(SETTINGS.root / "course_lib").glob("*.py"), *(SETTINGS.root / "book").glob("*.md")]
-    return lines_of("\n".join(path.read_text() for path in sources))
+    return squeezed("".join(path.read_text() for path in sources))
 
 
 def secrets(problem, dist):
@@ -154,10 +162,11 @@ def secrets(problem, dist):
             private |= lines_of(wrong.source) | lines_of(wrong.name)
     for file in (dist / "autograder" / "tests").glob("*.py"):
         private |= lines_of(file.read_text())
-    public = lines_of("\n".join(file.read_text() for file in (dist / "student" / "tests").glob("*.py")))
-    public |= open_lines()
+    handed_out = [file.read_text() for file in (dist / "student" / "tests").glob("*.py")]
     (notebook,) = (dist / "student").glob("*.ipynb")
-    return private - public - lines_of("\n".join(c.source for c in nbformat.read(notebook, 4).cells))
+    handed_out += [cell.source for cell in nbformat.read(notebook, 4).cells]
+    public = squeezed("".join(handed_out)) + open_text()
+    return {line for line in private if squeezed(line) not in public}
 
 
 def words(data, name):
@@ -168,7 +177,7 @@ def words(data, name):
                          for cell in json.loads(text)["cells"])  # fmt: skip
     elif name.endswith((".html", ".js")):
         text = html.unescape(re.sub(r"<[^>]*>", "", text))
-    return re.sub(r"\s+", "", text)
+    return squeezed(text)
 
 
 def published_files(folder):
@@ -185,11 +194,11 @@ def published_files(folder):
 
 def leaks(lines, folder):
     """Which of some lines stand in which published file."""
-    squeezed = {re.sub(r"\s+", "", line): line for line in lines}
+    short = {squeezed(line): line for line in lines}
     found = []
     for name, data in published_files(folder):
         text = words(data, name)
-        found += [(name, line) for short, line in squeezed.items() if short in text]
+        found += [(name, line) for piece, line in short.items() if piece in text]
     return found
 
 
@@ -254,7 +263,7 @@ def test_the_instructors_edition_shows_solutions_rubrics_and_the_matrix(built, t
         for cell in question.solution:
             for line in lines_of(cell.source):
                 if cell.cell_type == "code":
-                    assert re.sub(r"\s+", "", line) in text
+                    assert squeezed(line) in text
     assert not re.search(r'(src|href)="(https?:)?//', page)
 
 
