@@ -61,7 +61,7 @@ def submissions(
     for name, source in CELLS.items():
         answered = filled_in(notebook, right)
         answered.cells.insert(3, new_code_cell(source))
-        # It costs nothing but itself, unless it never gives back the kernel, or the memory that the rest needs.
+        # It costs nothing but itself, unless it never gives back the kernel or the memory.
         yield name, answered, {"loops and catches everything": None, "takes all memory": 0}.get(name, full)
     yield "patches the comparison", filled_in(notebook, {auto[0].name: PATCH}), 0
     for name, answer in hostile_answers(auto[0].answer):
