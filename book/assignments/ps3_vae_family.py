@@ -855,7 +855,7 @@ hidden: true
 """ # END TEST CONFIG
 def test_gradient(mixture_kl):
     import torch
-    from torch.distributions import Normal
+    Normal = torch.distributions.Normal
     from course_lib.answer_checks import bounded, compare
     forbidden = ["course_lib.distributions.diagonal_normal_mixture",
                  "course_lib.distributions.DiagonalNormalMixture.component_log_prob",
@@ -892,7 +892,7 @@ hidden: true
 """ # END TEST CONFIG
 def test_far(mixture_kl):
     import torch
-    from torch.distributions import Normal
+    Normal = torch.distributions.Normal
     from course_lib.answer_checks import bounded, compare
     forbidden = ["course_lib.distributions.diagonal_normal_mixture",
                  "course_lib.distributions.DiagonalNormalMixture.component_log_prob",
@@ -1446,7 +1446,7 @@ points: 2
 """ # END TEST CONFIG
 def test_landing(dreg_surrogate):
     import torch
-    from torch.distributions import Normal
+    Normal = torch.distributions.Normal
     from course_lib.answer_checks import bounded, compare
     noise = torch.Generator().manual_seed({{SEED}} + 41)
     K, B, L = {{N_SAMPLES}}, {{BATCH}}, {{N_LATENTS}}
@@ -1497,7 +1497,7 @@ hidden: true
 """ # END TEST CONFIG
 def test_other_sizes(dreg_surrogate):
     import torch
-    from torch.distributions import Normal
+    Normal = torch.distributions.Normal
     from course_lib.answer_checks import bounded, compare
     noise = torch.Generator().manual_seed({{SEED}} + 43)
     mean, log_std = (torch.randn(5, 2, generator=noise, dtype=torch.float64) for _ in range(2))
