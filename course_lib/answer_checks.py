@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bounded", "compare", "switched_off", "time_limit"]
+__all__ = ["OutOfTime", "bounded", "compare", "switched_off", "time_limit"]
 
 
 SECONDS = float(os.environ.get("COURSE_ANSWER_SECONDS", "10"))

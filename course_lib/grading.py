@@ -22,7 +22,7 @@ from course_lib.collecting import Submission, cleaned, collect
 from course_lib.feedback import file_name, messages, write_class
 from course_lib.progress import progress_bar
 
-__all__ = ["grade_class", "grade_one"]
+__all__ = ["grade_class", "grade_one", "main"]
 
 SECONDS, MEMORY = 900.0, 4.0
 
