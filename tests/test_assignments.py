@@ -394,3 +394,17 @@ def test_a_malformed_master_says_what_is_wrong(tmp_path, old, new, message):
 def test_no_masters_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"ps\*\.py"):
         masters(tmp_path)
+
+
+def test_the_instructors_example_is_a_sound_master(tmp_path):
+    page = (SETTINGS.root / "book" / "instructors.md").read_text()
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "QUESTION" in code)
+    path = tmp_path / "ps5_weights.py"
+    path.write_text(example)
+    problem = read_master(path, "any")
+    (row,) = graded(problem, build(problem, tmp_path / "built") / "autograder" / "tests")
+    assert row.as_expected
+    path.write_text(example.replace("# says: divide by K", "# says: something else"))
+    problem = read_master(path, "any")
+    with pytest.raises(NotAsExpected):
+        graded(problem, build(problem, tmp_path / "again") / "autograder" / "tests")
