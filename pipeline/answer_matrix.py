@@ -86,12 +86,11 @@ def _loaded(notebook: ModuleType) -> Iterator[None]:
 def matrix(problem: ProblemSet, tests: Path) -> list[Row]:
     """Every wrong answer among right ones, graded."""
     right = {question.name: question.answer for question in problem.questions}
-    full = {question.name: question.points for question in problem.questions if not question.manual}
     rows = []
     for question in problem.questions:
         for wrong in question.wrong_answers:
             grades = grade_answers(problem, tests, right | {question.name: wrong.source})
-            rows.append(_row(question, wrong.name, wrong.earns, wrong.says, grades, full))
+            rows.append(_row(question, wrong.name, wrong.earns, wrong.says, grades, problem.tested))
     return rows
 
 

@@ -87,6 +87,11 @@ class ProblemSet:
         """Of all questions."""
         return sum(question.points for question in self.questions)
 
+    @property
+    def tested(self) -> dict[str, float]:
+        """The questions that tests grade, and their points."""
+        return {question.name: question.points for question in self.questions if not question.manual}
+
 
 def masters(folder: Path = MASTERS) -> list[Path]:
     """The master texts of a folder, in order.

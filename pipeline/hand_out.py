@@ -44,7 +44,7 @@ def graded(problem: ProblemSet, tests: Path) -> list[Row]:
     Raises:
         NotAsExpected: says which points are not as they should be.
     """
-    full = {question.name: question.points for question in problem.questions if not question.manual}
+    full = problem.tested
     right = grade_answers(problem, tests, {question.name: question.answer for question in problem.questions})
     faults = [
         f"{name}: the reference earns {right[name].points:g} of {points:g}: {'; '.join(right[name].messages)}"

@@ -57,10 +57,6 @@ def reference(problem):
     return {question.name: question.answer for question in problem.questions}
 
 
-def full_marks(problem):
-    return {question.name: question.points for question in auto(problem)}
-
-
 def test_a_set_has_a_hundred_points_and_at_least_four_mistakes_a_question(problem):
     problem, _ = problem
     assert problem.points == 100
@@ -78,7 +74,7 @@ def test_the_reference_scores_full_marks_whatever_the_seed(problem, seed):
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
     grades = grade_answers(problem, tests, reference(problem))
-    assert {name: grade.points for name, grade in grades.items()} == full_marks(problem)
+    assert {name: grade.points for name, grade in grades.items()} == problem.tested
 
 
 def test_the_untouched_notebook_scores_zero(problem):
@@ -109,7 +105,7 @@ def test_another_variant_asks_for_other_numbers_and_grades_itself(built, variant
     assert problem.points == 100
     tests = build(problem, tmp_path / variant) / "autograder" / "tests"
     grades = grade_answers(problem, tests, reference(problem))
-    assert {name: grade.points for name, grade in grades.items()} == full_marks(problem)
+    assert {name: grade.points for name, grade in grades.items()} == problem.tested
     assert all(grade.points == 0 for grade in grade_answers(problem, tests, {}).values())
     differing = [name for name, value in problem.constants.items() if value != published.constants[name]]
     assert len(differing) > len(problem.constants) / 2
@@ -128,7 +124,7 @@ def test_a_set_graded_by_otter(built, tmp_path):
     right, untouched = grade_class(tmp_path / "class", archive, tmp_path / "out")
     assert not right["error"]
     assert not untouched["error"]
-    assert {name: right[name] for name in full_marks(problem)} == full_marks(problem)
+    assert {name: right[name] for name in problem.tested} == problem.tested
     assert untouched["total"] == 0
 
 

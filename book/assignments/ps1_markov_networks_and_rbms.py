@@ -20,32 +20,32 @@ from torch.nn import functional as F
 from course_lib import annealed_importance_sampling as ais
 from course_lib.rbm import RBM
 
-SEED = int(rng.integers(10_000))  # noqa: F821
-LABELS = rng.permutation(7).tolist()  # noqa: F821
+SEED = int(rng.integers(10_000))
+LABELS = rng.permutation(7).tolist()
 SHAPE = [[(0, 1), (0, 2), (2, 3), (2, 4, 5), (4, 5, 6)], [(0, 1), (1, 2, 3), (2, 3, 4), (4, 5), (4, 6)]][
-    int(rng.integers(2))  # noqa: F821
+    int(rng.integers(2))
 ]
 CLIQUES = [tuple(sorted((LABELS[i] for i in clique), reverse=True)) for clique in SHAPE]
 OBSERVED = {LABELS[1]: 1, LABELS[6]: 0}
-ORDER = rng.permutation(7).tolist()  # noqa: F821
-FIRST_TABLE = rng.integers(1, 10, (2, 3)).tolist()  # noqa: F821
-SECOND_TABLE = rng.integers(1, 10, (3, 2)).tolist()  # noqa: F821
-STATE = int(rng.integers(3))  # noqa: F821
-COUPLING = float(rng.choice([0.8, 0.9, 1.0]))  # noqa: F821
-PARITY = ["even", "odd"][int(rng.integers(2))]  # noqa: F821
-TOP = int(rng.integers(3, 6))  # noqa: F821
-N_VISIBLE = int(rng.integers(4, 7))  # noqa: F821
-N_HIDDEN = int(rng.integers(3, 5))  # noqa: F821
-N_STEPS = int(rng.integers(2, 5))  # noqa: F821
-N_CHAINS = int(rng.integers(8, 12))  # noqa: F821
-SPREAD = float(rng.choice([1.5, 1.6, 1.7]))  # noqa: F821
-LEAVES = float(rng.choice([0.03, 0.04, 0.05]))  # noqa: F821
+ORDER = rng.permutation(7).tolist()
+FIRST_TABLE = rng.integers(1, 10, (2, 3)).tolist()
+SECOND_TABLE = rng.integers(1, 10, (3, 2)).tolist()
+STATE = int(rng.integers(3))
+COUPLING = float(rng.choice([0.8, 0.9, 1.0]))
+PARITY = ["even", "odd"][int(rng.integers(2))]
+TOP = int(rng.integers(3, 6))
+N_VISIBLE = int(rng.integers(4, 7))
+N_HIDDEN = int(rng.integers(3, 5))
+N_STEPS = int(rng.integers(2, 5))
+N_CHAINS = int(rng.integers(8, 12))
+SPREAD = float(rng.choice([1.5, 1.6, 1.7]))
+LEAVES = float(rng.choice([0.03, 0.04, 0.05]))
 
 
 # What public tests compare with stands in them as numbers: their files reach the students, formulas do not.
 def drawn(*shape):
     """Normal numbers with two decimals."""
-    return torch.from_numpy(rng.normal(size=shape)).mul(100).round() / 100  # noqa: F821
+    return torch.from_numpy(rng.normal(size=shape)).mul(100).round() / 100
 
 
 def numbers(*tensors):

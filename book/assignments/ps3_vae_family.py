@@ -11,7 +11,6 @@
 # ---
 
 # %% tags=["variant"]
-# ruff: noqa
 import math
 
 import torch
