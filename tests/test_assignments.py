@@ -239,6 +239,8 @@ def test_the_kit_holds_notebook_public_tests_and_library(built, tmp_path):
     with zipfile.ZipFile(tmp_path / f"{problem.name}.zip") as kit:
         names = set(kit.namelist())
         assert kit.read(notebook.name) == notebook.read_bytes()
+        assert len({info.date_time for info in kit.infolist()}) == 1  # not that of the build
+        assert kit.infolist()[0].date_time[0] == 1980
     assert names == {notebook.name, find_wheel(wheels).name} | {
         f"{tests}/{question.name}.py" for question in auto(problem)
     }
@@ -344,6 +346,13 @@ def test_a_sound_master_grades_itself(tmp_path):
     assert row == Row("times", "adds", 0, 0, "K x: did you add?", [])
     assert read_master(tmp_path / "ps0_toy.py").constants == problem.constants
     assert read_master(tmp_path / "ps0_toy.py", "another").constants != problem.constants
+
+
+def test_a_row_is_as_expected_when_points_message_and_all_other_questions_are():
+    row = Row("times", "adds", 1, 1, "did you add?", [])
+    assert row.as_expected
+    for change in ({"points": 2}, {"message": ""}, {"elsewhere": ["another"]}):
+        assert not dataclasses.replace(row, **change).as_expected
 
 
 @pytest.mark.parametrize(
